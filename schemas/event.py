@@ -1,0 +1,237 @@
+"""The event, and the one parser that turns bytes into it.
+
+Every way in ends here: an HTTP envelope, a batch item, a CloudEvent, a webhook, a raw Kafka record. `build` applies the
+rules of the members; `parse_envelope` reads the JSON envelope. Nobody else constructs an `Event`.
+
+    members   required  source, schema_version, idempotency_key, payload (any JSON value)
+              optional  type, ordering_key, occurred_at
+    anything else is refused.
+
+The payload is kept as sent, digit for digit; only CR and LF between tokens become one space each, so that an envelope is
+one line and line-based Kafka tools can carry it.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import msgspec
+import orjson
+
+from schemas import json_text
+from schemas.errors import Invalid, Malformed, Reason, TooLarge
+from schemas.fingerprint import CURRENT, fingerprint
+from schemas.ids import event_id, partition_key
+from schemas.limits import EDGE, Limits
+
+_REQUIRED = ("source", "schema_version", "idempotency_key", "payload")
+_MEMBERS = frozenset({*_REQUIRED, "type", "ordering_key", "occurred_at"})
+_SOURCE = re.compile(r"(?:[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+")
+_VISIBLE_ASCII = re.compile(r"[\x21-\x7e]+")
+_TYPE_CHARS = 128
+_VERSION_CHARS = 64
+_RFC3339 = re.compile(
+    r"(?!0000)\d{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])[Tt](?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.(\d+))?"
+    r"(?:[Zz]|[+-](?:[01]\d|2[0-3]):[0-5]\d)"
+)
+_MICROSECOND_DIGITS = 6
+_LINE_BREAKS = bytes.maketrans(b"\r\n", b"  ")
+
+
+class Event(msgspec.Struct, frozen=True):
+    """One event, validated.
+
+    id: UUIDv5 of (source, idempotency_key), see `schemas.ids`.
+    source: who sends it; 1-255 characters of RFC 3986.
+    schema_version: the version of the payload's schema, 1-64 visible ASCII characters.
+    idempotency_key: the sender's name for this event, unique within the source; 1-255 visible ASCII characters.
+    payload: the payload's JSON text, UTF-8, as sent.
+    fingerprint: 17 bytes, see `schemas.fingerprint`.
+    type: what happened; handlers and payload schemas are found by it. 1-128 visible ASCII characters.
+    ordering_key: events of one source that share it keep their order, where the source opted in.
+    occurred_at: when it happened, by the sender's clock; aware.
+    payload_encoding: "json" as sent; "text" or "base64" when a body that is no JSON was kept as a JSON string.
+    """
+
+    id: UUID
+    source: str
+    schema_version: str
+    idempotency_key: str
+    payload: bytes
+    fingerprint: bytes
+    type: str | None = None
+    ordering_key: str | None = None
+    occurred_at: datetime | None = None
+    payload_encoding: str = "json"
+
+    @property
+    def data(self) -> Any:
+        """The payload as Python values: dict, list, str, int, float, bool or None. Decoded anew at each use."""
+        return msgspec.json.decode(self.payload)
+
+    def partition_key(self, *, spread: bool = False) -> bytes:
+        """The Kafka key; `spread` where the source opted into ordering keys."""
+        return partition_key(self.source, self.ordering_key if spread else None)
+
+    def fingerprint_in(self, version: int) -> bytes:
+        """The fingerprint in the version of a stored one, to compare with it.
+
+        Raises:
+            ValueError: a version this release does not know.
+        """
+        if version == CURRENT:
+            return self.fingerprint
+        return fingerprint(self.payload, json_text.load(self.payload), version)
+
+
+class _Slice(msgspec.Struct):
+    """Finds the payload's own bytes in an envelope."""
+
+    payload: msgspec.Raw
+
+
+_SLICER = msgspec.json.Decoder(_Slice)
+
+
+def one_line(text: bytes) -> bytes:
+    """The same JSON text on one line: CR and LF can only stand between tokens, each becomes a space."""
+    return text.translate(_LINE_BREAKS) if b"\n" in text or b"\r" in text else text
+
+
+def parse_envelope(body: bytes, limits: Limits = EDGE, *, idempotency_key: str | None = None) -> Event:
+    """The event in a JSON envelope.
+
+    Args:
+        body: UTF-8 JSON text.
+        limits: what to refuse.
+        idempotency_key: the key where it came beside the body (HTTP header); the body's own must then be absent or equal.
+
+    Raises:
+        TooLarge, Malformed, Invalid: with the pointer of the field at fault and no value of it.
+    """
+    if len(body) > limits.body_bytes:
+        raise TooLarge(f"The event is larger than {limits.body_bytes} bytes.")
+    document = json_text.load(body)
+    members = document.value
+    if not isinstance(members, dict):
+        raise Invalid("The event must be a JSON object.", reason=Reason.NOT_OBJECT)
+    if idempotency_key is not None and members.setdefault("idempotency_key", idempotency_key) != idempotency_key:
+        raise Malformed(
+            "The Idempotency-Key header and the member idempotency_key differ.",
+            reason=Reason.BAD_ID,
+            pointer="/idempotency_key",
+        )
+    _check_members(members)
+    return build(
+        source=members["source"],
+        schema_version=members["schema_version"],
+        idempotency_key=members["idempotency_key"],
+        payload=bytes(_SLICER.decode(body).payload),
+        document=json_text.Document(members["payload"], document.plain),
+        type=members.get("type"),
+        ordering_key=members.get("ordering_key"),
+        occurred_at=members.get("occurred_at"),
+        limits=limits,
+    )
+
+
+def _check_members(members: dict[str, Any]) -> None:
+    for name in _REQUIRED:
+        if name not in members:
+            reason = Reason.BAD_ID if name == "idempotency_key" else Reason.SCHEMA_INVALID
+            raise Invalid(f"The member {name} is missing.", reason=reason, pointer=f"/{name}")
+    if not members.keys() <= _MEMBERS:
+        raise Invalid(f"The event has a member it may not have; allowed are {', '.join(sorted(_MEMBERS))}.")
+
+
+def build(
+    *,
+    source: object,
+    schema_version: object,
+    idempotency_key: object,
+    payload: bytes,
+    document: json_text.Document,
+    type: object = None,
+    ordering_key: object = None,
+    occurred_at: object = None,
+    payload_encoding: str = "json",
+    limits: Limits = EDGE,
+) -> Event:
+    """The event of these members, whatever way they came in.
+
+    Args:
+        payload: JSON text; document: the same as `json_text.load` read it.
+
+    Raises:
+        Malformed, Invalid, TooLarge: a member breaks its rule.
+    """
+    json_text.check_size(payload, limits)
+    checked_source = _source(source, limits)
+    checked_key = _key(idempotency_key, limits)
+    return Event(
+        id=event_id(checked_source, checked_key),
+        source=checked_source,
+        schema_version=_visible(schema_version, "schema_version", _VERSION_CHARS),
+        idempotency_key=checked_key,
+        payload=one_line(payload),
+        fingerprint=fingerprint(payload, document),
+        type=None if type is None else _visible(type, "type", _TYPE_CHARS),
+        ordering_key=None if ordering_key is None else _visible(ordering_key, "ordering_key", limits.key_chars),
+        occurred_at=None if occurred_at is None else _instant(occurred_at),
+        payload_encoding=payload_encoding,
+    )
+
+
+def encode(event: Event) -> bytes:
+    """The event as one line of JSON: the envelope that goes to Kafka when the sender's own text cannot."""
+    members: dict[str, Any] = {
+        "source": event.source,
+        "schema_version": event.schema_version,
+        "idempotency_key": event.idempotency_key,
+    }
+    for name in ("type", "ordering_key", "occurred_at"):
+        value = getattr(event, name)
+        if value is not None:
+            members[name] = value
+    return orjson.dumps({**members, "payload": orjson.Fragment(event.payload)})
+
+
+def _source(value: object, limits: Limits) -> str:
+    if not isinstance(value, str) or not _SOURCE.fullmatch(value) or len(value) > limits.source_chars:
+        raise Invalid(
+            f"source must be a string of 1 to {limits.source_chars} characters allowed in a URI (RFC 3986).",
+            pointer="/source",
+        )
+    return value
+
+
+def _key(value: object, limits: Limits) -> str:
+    rule = f"idempotency_key must be a string of 1 to {limits.key_chars} visible ASCII characters."
+    if not isinstance(value, str) or len(value) > limits.key_chars:
+        raise Invalid(rule, reason=Reason.BAD_ID, pointer="/idempotency_key")
+    if not _VISIBLE_ASCII.fullmatch(value):
+        raise Malformed(rule, reason=Reason.BAD_ID, pointer="/idempotency_key")
+    return value
+
+
+def _visible(value: object, name: str, longest: int) -> str:
+    if not isinstance(value, str) or not _VISIBLE_ASCII.fullmatch(value) or len(value) > longest:
+        raise Invalid(f"{name} must be a string of 1 to {longest} visible ASCII characters.", pointer=f"/{name}")
+    return value
+
+
+def _instant(value: object) -> datetime:
+    """RFC 3339 section 5.6, without leap seconds (no clock here has them); digits beyond microseconds are cut."""
+    match = _RFC3339.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise Invalid("occurred_at must be an RFC 3339 date and time with a zone.", pointer="/occurred_at")
+    text = match[0].upper()
+    if match[1] and len(match[1]) > _MICROSECOND_DIGITS:
+        text = text.replace(match[1], match[1][:_MICROSECOND_DIGITS], 1)
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        raise Invalid("occurred_at names a day that does not exist.", pointer="/occurred_at") from None

@@ -1,0 +1,46 @@
+"""The fingerprint of a payload: equal payloads, however spelled, have equal fingerprints; any other difference shows.
+
+    fingerprint = version byte + digest of the payload's canonical form
+
+It is computed from the record alone, never from settings or registered schemas, so that a gateway and a worker of
+different releases agree. A change of the canonical form needs a new version byte; old versions stay computable, and two
+fingerprints are compared in the version of the one that was stored first. The vectors are in `schemas/vectors.json`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+
+from schemas.json_text import Document, canonical
+
+CURRENT = 1
+_DIGEST_BYTES = 16
+
+
+def _version_1(payload: bytes, document: Document) -> bytes:
+    return hashlib.blake2b(canonical(payload, document), digest_size=_DIGEST_BYTES).digest()
+
+
+_VERSIONS: dict[int, Callable[[bytes, Document], bytes]] = {1: _version_1}
+
+
+def fingerprint(payload: bytes, document: Document, version: int = CURRENT) -> bytes:
+    """17 bytes: the version byte and the first 16 bytes of BLAKE2b (RFC 7693) over the canonical form.
+
+    Args:
+        payload: the payload's JSON text.
+        document: the same text as `json_text.load` read it.
+        version: the version byte to compute.
+
+    Raises:
+        ValueError: an unknown version (a newer release wrote the stored one).
+    """
+    if version not in _VERSIONS:
+        raise ValueError(f"Fingerprint version {version} is not known to this release; deploy the newer one.")
+    return bytes((version,)) + _VERSIONS[version](payload, document)
+
+
+def version_of(stored: bytes) -> int:
+    """The version byte of a stored fingerprint."""
+    return stored[0]
