@@ -1,0 +1,344 @@
+"""The one Kafka producer: idempotent, acks=all, a deadline on every wait, replaced when it is poisoned.
+
+`publish` answers for each record with a value, never an exception:
+
+    Receipt       the broker acknowledged it; topic, partition, offset and append time are known
+    NotAccepted   nothing was enqueued: it is certain that the record is not in Kafka
+    Unknown       it was enqueued and not acknowledged in time, or its batch failed: it may be in Kafka
+
+aiokafka does not unsend a record whose wait was cancelled, so after the enqueueing nothing is ever "not accepted".
+A batch that fails has spent its sequence number, and every later send to that partition would fail with
+OutOfOrderSequenceNumber until the object is replaced (same symptom as aiokafka #1017): so a failed batch, a dead sender
+task or a long silence swaps the producer. The old one is drained or failed under a deadline first, which keeps the order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import stamina
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+from aiokafka.partitioner import murmur2
+
+from infra.runtime import log
+from infra.runtime.kafka import connection
+from infra.runtime.settings import RuntimeSettings
+
+Headers = Sequence[tuple[str, bytes | None]]
+
+_LOG = log.get(__name__)
+_BATCH_BYTES: Final = 512 * 1024
+_RECORD_OVERHEAD: Final = 1024
+_SILENCE: Final = 30.0
+_DRAIN: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What to publish. `partition` None: murmur2 of the key, as Java's default partitioner does."""
+
+    key: bytes | None
+    value: bytes | None
+    headers: Headers = ()
+    partition: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """Acknowledged by all in-sync replicas. `timestamp` is the broker's append time, in milliseconds."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+
+
+@dataclass(frozen=True, slots=True)
+class NotAccepted:
+    """Certainly not in Kafka. `why` is a fixed word for logs and metrics."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """Possibly in Kafka. `why` is a fixed word for logs and metrics."""
+
+    why: str
+
+
+Result = Receipt | NotAccepted | Unknown
+
+
+class Producer:
+    """One producer of this process; safe for concurrent use from one event loop.
+
+    Args:
+        settings: where the brokers are and how large a record may be.
+        client_id: shown in the brokers' logs and metrics.
+        linger_ms: how long aiokafka waits for more before it sends; batches built here gain nothing from it.
+        on_swap: called with a fixed word each time the producer is replaced.
+    """
+
+    def __init__(
+        self,
+        settings: RuntimeSettings,
+        client_id: str,
+        *,
+        on_swap: Callable[[str], None] = lambda why: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._arguments = {
+            **connection(settings, client_id),
+            "acks": "all",
+            "enable_idempotence": True,
+            "linger_ms": 0,
+            "max_batch_size": min(_BATCH_BYTES, settings.kafka_max_message_bytes),
+            # Refused here, before a sequence number is spent on what the broker will not take.
+            "max_request_size": settings.kafka_max_message_bytes + 65_536,
+        }
+        self._on_swap = on_swap
+        self._clock = clock
+        self._producer: AIOKafkaProducer | None = None
+        self._swapping: asyncio.Task[None] | None = None
+        self._closing = False
+        self._failing_since: float | None = None
+
+    @property
+    def healthy(self) -> bool:
+        """True while there is a started producer whose sender task lives and no swap is under way."""
+        return self._producer is not None and self._swapping is None and not _sender_died(self._producer)
+
+    async def start(self, timeout: float | None = None) -> None:
+        """Connect, trying again until it works or `timeout` seconds have passed (None: for ever).
+
+        Raises:
+            TimeoutError: no broker answered in time.
+        """
+        async with asyncio.timeout(timeout):
+            self._producer = await self._connect()
+
+    async def publish(self, topic: str, records: Sequence[Record], timeout: float) -> list[Result]:
+        """Publish, grouped by partition and in the given order within each; answers stand in the order of `records`.
+
+        Args:
+            timeout: seconds from now until whatever is not acknowledged is Unknown.
+        """
+        deadline = asyncio.get_running_loop().time() + timeout
+        producer, why = await self._ready(deadline)
+        if producer is None:
+            return [NotAccepted(why)] * len(records)
+        try:
+            groups = await self._group(producer, topic, records, deadline)
+        except (TimeoutError, KafkaError):
+            self._note_failure(producer, "metadata")
+            return [NotAccepted("no_metadata")] * len(records)
+        results: list[Result] = [NotAccepted("not_tried")] * len(records)
+        await asyncio.gather(
+            *(self._publish_group(producer, topic, p, group, records, results, deadline) for p, group in groups.items())
+        )
+        return results
+
+    async def send(self, topic: str, record: Record, timeout: float) -> Result:
+        """Publish one record through aiokafka's `send`, the call that the OpenTelemetry instrumentation traces.
+
+        For what is rare: dead letters, replays. The hot path is `publish`.
+        """
+        deadline = asyncio.get_running_loop().time() + timeout
+        producer, why = await self._ready(deadline)
+        if producer is None:
+            return NotAccepted(why)
+        try:
+            async with asyncio.timeout_at(deadline):
+                future = await producer.send(
+                    topic,
+                    record.value,
+                    key=record.key,
+                    partition=record.partition,
+                    headers=list(record.headers),
+                )
+        except (TimeoutError, KafkaError) as error:
+            self._note_failure(producer, type(error).__name__)
+            return NotAccepted(type(error).__name__)
+        return (await self._await_ack(producer, topic, future, 1, deadline))[0]
+
+    async def stop(self, timeout: float) -> None:
+        """Flush and close within `timeout` seconds; what could not be flushed by then is Unknown to its waiters."""
+        self._closing = True
+        if self._swapping is not None:
+            self._swapping.cancel()
+            await asyncio.gather(self._swapping, return_exceptions=True)
+        if self._producer is not None:
+            producer, self._producer = self._producer, None
+            await _close(producer, timeout)
+
+    async def _connect(self) -> AIOKafkaProducer:
+        """A started producer. aiokafka's `start` fails at once when no broker answers, and may wait for ever for a
+        producer id: both are bounded here and tried again."""
+        timeout = self._arguments["request_timeout_ms"] / 1000
+        async for attempt in stamina.retry_context(
+            on=(KafkaError, TimeoutError, OSError), attempts=None, timeout=None, wait_max=5.0
+        ):
+            with attempt:
+                producer = AIOKafkaProducer(**self._arguments)
+                try:
+                    async with asyncio.timeout(timeout):
+                        await producer.start()
+                except BaseException:
+                    await asyncio.shield(_close(producer, 1.0))
+                    raise
+        return producer
+
+    async def _ready(self, deadline: float) -> tuple[AIOKafkaProducer | None, str]:
+        """The current producer, after waiting for a swap under way; or None and why."""
+        if self._closing:
+            return None, "closing"
+        if self._producer is not None and self._swapping is None and _sender_died(self._producer):
+            self._swap(self._producer, "sender_died")
+        if self._swapping is not None:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await asyncio.shield(self._swapping)
+            except TimeoutError:
+                return None, "kafka_down"
+        if self._producer is None:
+            return None, "kafka_down"
+        return self._producer, ""
+
+    async def _group(
+        self, producer: AIOKafkaProducer, topic: str, records: Sequence[Record], deadline: float
+    ) -> dict[int, list[int]]:
+        """Positions in `records`, by partition."""
+        async with asyncio.timeout_at(deadline):
+            partitions = await producer.partitions_for(topic)
+        groups: dict[int, list[int]] = {}
+        for position, record in enumerate(records):
+            partition = record.partition
+            if partition is None:
+                partition = partition_of(record.key, len(partitions))
+            groups.setdefault(partition, []).append(position)
+        return groups
+
+    async def _publish_group(
+        self,
+        producer: AIOKafkaProducer,
+        topic: str,
+        partition: int,
+        positions: list[int],
+        records: Sequence[Record],
+        results: list[Result],
+        deadline: float,
+    ) -> None:
+        """One partition's records, as few batches as fit; all are enqueued, in order, before the first ack is awaited."""
+        flights: list[tuple[list[int], asyncio.Future[Any]]] = []
+        remaining = positions
+        while remaining:
+            batch = producer.create_batch()
+            taken = 0
+            for position in remaining:
+                record = records[position]
+                if (
+                    batch.append(timestamp=None, key=record.key, value=record.value, headers=list(record.headers))
+                    is None
+                ):
+                    break
+                taken += 1
+            batch.close()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    future = await producer.send_batch(batch, topic, partition=partition)
+            except (TimeoutError, KafkaError) as error:
+                self._note_failure(producer, type(error).__name__)
+                for position in remaining:
+                    results[position] = NotAccepted(type(error).__name__)
+                break
+            flights.append((remaining[:taken], future))
+            remaining = remaining[taken:]
+        for taken_positions, future in flights:
+            acks = await self._await_ack(producer, topic, future, len(taken_positions), deadline)
+            for position, result in zip(taken_positions, acks, strict=True):
+                results[position] = result
+
+    async def _await_ack(
+        self, producer: AIOKafkaProducer, topic: str, future: asyncio.Future[Any], count: int, deadline: float
+    ) -> list[Result]:
+        done, _ = await asyncio.wait([future], timeout=max(0.0, deadline - asyncio.get_running_loop().time()))
+        if not done:
+            # Not cancelled: the record is on its way whatever we do. Its late failure must not go unread either.
+            future.add_done_callback(lambda late: late.cancelled() or late.exception())
+            self._note_failure(producer, "ack_timeout")
+            return [Unknown("ack_timeout")] * count
+        error = future.exception()
+        if error is not None:
+            self._swap(producer, type(error).__name__)
+            return [Unknown(type(error).__name__)] * count
+        self._failing_since = None
+        ack = future.result()
+        return [Receipt(topic, ack.partition, ack.offset + i, ack.timestamp) for i in range(count)]
+
+    def _note_failure(self, producer: AIOKafkaProducer, why: str) -> None:
+        """aiokafka never re-bootstraps once all brokers it knew have moved; a long silence replaces it."""
+        now = self._clock()
+        if self._failing_since is None:
+            self._failing_since = now
+        elif now - self._failing_since > _SILENCE:
+            self._failing_since = now
+            self._swap(producer, why)
+
+    def _swap(self, producer: AIOKafkaProducer, why: str) -> None:
+        if producer is not self._producer or self._swapping is not None or self._closing:
+            return
+        _LOG.warning("The Kafka producer is being replaced.", action="producer_swap", why=why)
+        self._on_swap(why)
+        self._swapping = asyncio.create_task(self._replace(producer), name="producer-swap")
+
+    async def _replace(self, old: AIOKafkaProducer) -> None:
+        self._producer = None
+        try:
+            await _close(old, _DRAIN)
+            self._producer = await self._connect()
+        finally:
+            self._swapping = None
+
+
+def partition_of(key: bytes | None, partitions: int) -> int:
+    """The partition of a key among `partitions`, as Java's default partitioner and aiokafka's choose it (murmur2).
+
+    A record without a key goes to a random one.
+    """
+    if key is None:
+        return random.randrange(partitions)  # noqa: S311
+    return _hash(key) % partitions
+
+
+@functools.lru_cache(maxsize=4096)
+def _hash(key: bytes) -> int:
+    # aiokafka's murmur2 is plain Python, ten microseconds a key; sources repeat.
+    return int(murmur2(key)) & 0x7FFFFFFF
+
+
+def _sender_died(producer: AIOKafkaProducer) -> bool:
+    task = producer._sender.sender_task
+    return task is not None and task.done()
+
+
+async def _close(producer: AIOKafkaProducer, timeout: float) -> None:
+    """`stop` has no deadline of its own; past ours, fail what is pending and close the sockets."""
+    try:
+        async with asyncio.timeout(timeout):
+            await producer.stop()
+    except (TimeoutError, KafkaError, OSError):
+        producer._message_accumulator.fail_all(KafkaError("the producer was closed before the broker answered"))
+        try:
+            async with asyncio.timeout(1.0):
+                await producer._sender.close()
+                await producer.client.close()
+        except (TimeoutError, KafkaError, OSError):
+            _LOG.warning("A Kafka connection could not be closed in time.", action="producer_close_failed")
