@@ -1,0 +1,1 @@
+"""The `plutus` command: one module per group of commands."""
