@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ssl
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import asyncpg
 
@@ -38,13 +38,28 @@ async def pool(settings: RuntimeSettings, *, name: str, size: int, deadlines: De
         name: application_name, shown in pg_stat_activity.
     """
     return await asyncpg.create_pool(
-        settings.dsn,
-        min_size=0,
-        max_size=size,
-        timeout=_CONNECT_TIMEOUT,
-        command_timeout=deadlines.command,
-        ssl=tls(settings),
-        server_settings={
+        settings.dsn, min_size=0, max_size=size, **_arguments(settings, name=name, deadlines=deadlines)
+    )
+
+
+async def connect(settings: RuntimeSettings, *, name: str, deadlines: Deadlines) -> asyncpg.Connection:
+    """One connection with the same deadlines, for who keeps it longer than a statement.
+
+    Raises:
+        OSError, TimeoutError, asyncpg.PostgresError: the database cannot be reached or refuses.
+    """
+    connection: asyncpg.Connection = await asyncpg.connect(
+        settings.dsn, **_arguments(settings, name=name, deadlines=deadlines)
+    )
+    return connection
+
+
+def _arguments(settings: RuntimeSettings, *, name: str, deadlines: Deadlines) -> dict[str, Any]:
+    return {
+        "timeout": _CONNECT_TIMEOUT,
+        "command_timeout": deadlines.command,
+        "ssl": tls(settings),
+        "server_settings": {
             "application_name": name,
             "synchronous_commit": "on",
             "timezone": "UTC",
@@ -52,7 +67,7 @@ async def pool(settings: RuntimeSettings, *, name: str, size: int, deadlines: De
             "lock_timeout": _ms(deadlines.lock),
             "idle_in_transaction_session_timeout": _ms(deadlines.idle_in_transaction),
         },
-    )
+    }
 
 
 def tls(settings: RuntimeSettings) -> ssl.SSLContext | Literal["require", False]:
