@@ -17,6 +17,7 @@ Status codes are the gateway's business, dead letters the worker's: neither is k
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class Reason(StrEnum):
@@ -49,6 +50,16 @@ class PlutusError(Exception):
     """Root of every error Plutus raises on purpose."""
 
 
+class FieldError(NamedTuple):
+    """One broken rule: where (JSON Pointer, RFC 6901) and which, the `errors` extension of a problem document (RFC 9457).
+
+    Neither holds a value of the input, nor the name of a member that no schema knows.
+    """
+
+    pointer: str
+    detail: str
+
+
 class Rejected(PlutusError):
     """The input is at fault: sending the same bytes again gets the same answer.
 
@@ -56,15 +67,19 @@ class Rejected(PlutusError):
         message: a sentence for a person, naming the field and the rule, never the value.
         reason: the stable word for it.
         pointer: JSON Pointer (RFC 6901) of the field at fault, "" for the whole document.
+        errors: every broken rule, where more than one can be found at once; empty where the message says it all.
     """
 
     default_reason = Reason.SCHEMA_INVALID
 
-    def __init__(self, message: str, *, reason: Reason | None = None, pointer: str = "") -> None:
+    def __init__(
+        self, message: str, *, reason: Reason | None = None, pointer: str = "", errors: tuple[FieldError, ...] = ()
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.reason = reason or self.default_reason
         self.pointer = pointer
+        self.errors = errors
 
 
 class Malformed(Rejected):

@@ -14,7 +14,7 @@ one line and line-based Kafka tools can carry it.
 from __future__ import annotations
 
 import re
-from datetime import datetime
+from datetime import MAXYEAR, MINYEAR, UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -29,19 +29,40 @@ from schemas.limits import EDGE, Limits
 
 _REQUIRED = ("source", "schema_version", "idempotency_key", "payload")
 _MEMBERS = frozenset({*_REQUIRED, "type", "ordering_key", "occurred_at"})
-_SOURCE = re.compile(r"(?:[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+")
-_VISIBLE_ASCII = re.compile(r"[\x21-\x7e]+")
+_URI_CHARS = r"[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=-]*"
+_SOURCE = re.compile(rf"(?!\Z){_URI_CHARS}(?:%[0-9A-Fa-f]{{2}}{_URI_CHARS})*")
 _TYPE_CHARS = 128
 _VERSION_CHARS = 64
 _RFC3339 = re.compile(
-    r"(?!0000)\d{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])[Tt](?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.(\d+))?"
-    r"(?:[Zz]|[+-](?:[01]\d|2[0-3]):[0-5]\d)"
+    r"\d{4}-\d\d-\d\d[Tt](?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d+)?(?:[Zz]|[+-](?:[01]\d|2[0-3]):[0-5]\d)",
+    re.ASCII,
 )
-_MICROSECOND_DIGITS = 6
+"""The shape; which months and days exist is left to the calendar."""
 _LINE_BREAKS = bytes.maketrans(b"\r\n", b"  ")
+_CR, _LF = b"\r\n"
 
 
-class Event(msgspec.Struct, frozen=True):
+def instant(value: object) -> datetime:
+    """The moment an RFC 3339 section 5.6 text names; aware, with the text's own offset.
+
+    Leap seconds are refused (no clock here has them), digits beyond microseconds are cut, and a moment outside the
+    years 1 to 9999 of UTC is refused whatever its local date: nothing downstream can hold it.
+
+    Raises:
+        ValueError: with the rule that `value` breaks, and nothing of `value`.
+    """
+    if not isinstance(value, str) or not _RFC3339.fullmatch(value):
+        raise ValueError("must be an RFC 3339 date and time with a zone")
+    try:
+        moment = datetime.fromisoformat(value.upper())
+        if not MINYEAR < moment.year < MAXYEAR:
+            moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise ValueError("names a moment that does not exist") from None
+    return moment
+
+
+class Event(msgspec.Struct, frozen=True, gc=False):
     """One event, validated.
 
     id: UUIDv5 of (source, idempotency_key), see `schemas.ids`.
@@ -98,7 +119,7 @@ _SLICER = msgspec.json.Decoder(_Slice)
 
 def one_line(text: bytes) -> bytes:
     """The same JSON text on one line: CR and LF can only stand between tokens, each becomes a space."""
-    return text.translate(_LINE_BREAKS) if b"\n" in text or b"\r" in text else text
+    return text.translate(_LINE_BREAKS) if _LF in text or _CR in text else text
 
 
 def parse_envelope(body: bytes, limits: Limits = EDGE, *, idempotency_key: str | None = None) -> Event:
@@ -114,7 +135,7 @@ def parse_envelope(body: bytes, limits: Limits = EDGE, *, idempotency_key: str |
     """
     if len(body) > limits.body_bytes:
         raise TooLarge(f"The event is larger than {limits.body_bytes} bytes.")
-    document = json_text.load(body)
+    document = json_text.load(body, limits)
     members = document.value
     if not isinstance(members, dict):
         raise Invalid("The event must be a JSON object.", reason=Reason.NOT_OBJECT)
@@ -124,13 +145,20 @@ def parse_envelope(body: bytes, limits: Limits = EDGE, *, idempotency_key: str |
             reason=Reason.BAD_ID,
             pointer="/idempotency_key",
         )
-    _check_members(members)
+    try:
+        source, version, key = members["source"], members["schema_version"], members["idempotency_key"]
+        value = members["payload"]
+    except KeyError:
+        raise _wrong_members(members) from None
+    if not members.keys() <= _MEMBERS:
+        raise _wrong_members(members)
+    exact = None if document.exact is None else document.exact["payload"]
     return build(
-        source=members["source"],
-        schema_version=members["schema_version"],
-        idempotency_key=members["idempotency_key"],
-        payload=bytes(_SLICER.decode(body).payload),
-        document=json_text.Document(members["payload"], document.plain),
+        source=source,
+        schema_version=version,
+        idempotency_key=key,
+        payload=orjson.dumps(value) if document.compact else bytes(_SLICER.decode(body).payload),
+        document=json_text.Document(value, document.plain, document.compact, exact),
         type=members.get("type"),
         ordering_key=members.get("ordering_key"),
         occurred_at=members.get("occurred_at"),
@@ -138,13 +166,12 @@ def parse_envelope(body: bytes, limits: Limits = EDGE, *, idempotency_key: str |
     )
 
 
-def _check_members(members: dict[str, Any]) -> None:
+def _wrong_members(members: dict[str, Any]) -> Invalid:
     for name in _REQUIRED:
         if name not in members:
             reason = Reason.BAD_ID if name == "idempotency_key" else Reason.SCHEMA_INVALID
-            raise Invalid(f"The member {name} is missing.", reason=reason, pointer=f"/{name}")
-    if not members.keys() <= _MEMBERS:
-        raise Invalid(f"The event has a member it may not have; allowed are {', '.join(sorted(_MEMBERS))}.")
+            return Invalid(f"The member {name} is missing.", reason=reason, pointer=f"/{name}")
+    return Invalid(f"The event has a member it may not have; allowed are {', '.join(sorted(_MEMBERS))}.")
 
 
 def build(
@@ -180,7 +207,7 @@ def build(
         fingerprint=fingerprint(payload, document),
         type=None if type is None else _visible(type, "type", _TYPE_CHARS),
         ordering_key=None if ordering_key is None else _visible(ordering_key, "ordering_key", limits.key_chars),
-        occurred_at=None if occurred_at is None else _instant(occurred_at),
+        occurred_at=None if occurred_at is None else _occurred_at(occurred_at),
         payload_encoding=payload_encoding,
     )
 
@@ -200,7 +227,7 @@ def encode(event: Event) -> bytes:
 
 
 def _source(value: object, limits: Limits) -> str:
-    if not isinstance(value, str) or not _SOURCE.fullmatch(value) or len(value) > limits.source_chars:
+    if not isinstance(value, str) or len(value) > limits.source_chars or not _SOURCE.fullmatch(value):
         raise Invalid(
             f"source must be a string of 1 to {limits.source_chars} characters allowed in a URI (RFC 3986).",
             pointer="/source",
@@ -209,29 +236,30 @@ def _source(value: object, limits: Limits) -> str:
 
 
 def _key(value: object, limits: Limits) -> str:
-    rule = f"idempotency_key must be a string of 1 to {limits.key_chars} visible ASCII characters."
-    if not isinstance(value, str) or len(value) > limits.key_chars:
-        raise Invalid(rule, reason=Reason.BAD_ID, pointer="/idempotency_key")
-    if not _VISIBLE_ASCII.fullmatch(value):
-        raise Malformed(rule, reason=Reason.BAD_ID, pointer="/idempotency_key")
-    return value
+    if isinstance(value, str) and len(value) <= limits.key_chars and _is_visible_ascii(value):
+        return value
+    # No string, or one too long, breaks our rule (422); empty, or with other characters, it is no key at all (400).
+    refusal = Malformed if isinstance(value, str) and len(value) <= limits.key_chars else Invalid
+    raise refusal(
+        f"idempotency_key must be a string of 1 to {limits.key_chars} visible ASCII characters.",
+        reason=Reason.BAD_ID,
+        pointer="/idempotency_key",
+    )
 
 
 def _visible(value: object, name: str, longest: int) -> str:
-    if not isinstance(value, str) or not _VISIBLE_ASCII.fullmatch(value) or len(value) > longest:
+    if not isinstance(value, str) or len(value) > longest or not _is_visible_ascii(value):
         raise Invalid(f"{name} must be a string of 1 to {longest} visible ASCII characters.", pointer=f"/{name}")
     return value
 
 
-def _instant(value: object) -> datetime:
-    """RFC 3339 section 5.6, without leap seconds (no clock here has them); digits beyond microseconds are cut."""
-    match = _RFC3339.fullmatch(value) if isinstance(value, str) else None
-    if match is None:
-        raise Invalid("occurred_at must be an RFC 3339 date and time with a zone.", pointer="/occurred_at")
-    text = match[0].upper()
-    if match[1] and len(match[1]) > _MICROSECOND_DIGITS:
-        text = text.replace(match[1], match[1][:_MICROSECOND_DIGITS], 1)
+def _is_visible_ascii(text: str) -> bool:
+    """One or more of U+0021 to U+007E: printable ASCII but the space."""
+    return text != "" and text.isascii() and text.isprintable() and " " not in text
+
+
+def _occurred_at(value: object) -> datetime:
     try:
-        return datetime.fromisoformat(text)
-    except ValueError:
-        raise Invalid("occurred_at names a day that does not exist.", pointer="/occurred_at") from None
+        return instant(value)
+    except ValueError as error:
+        raise Invalid(f"occurred_at {error}.", pointer="/occurred_at") from None

@@ -19,14 +19,14 @@ _DIGEST_BYTES = 16
 
 
 def _version_1(payload: bytes, document: Document) -> bytes:
-    return hashlib.blake2b(canonical(payload, document), digest_size=_DIGEST_BYTES).digest()
+    return b"\x01" + hashlib.blake2b(canonical(payload, document), digest_size=_DIGEST_BYTES).digest()
 
 
 _VERSIONS: dict[int, Callable[[bytes, Document], bytes]] = {1: _version_1}
 
 
 def fingerprint(payload: bytes, document: Document, version: int = CURRENT) -> bytes:
-    """17 bytes: the version byte and the first 16 bytes of BLAKE2b (RFC 7693) over the canonical form.
+    """17 bytes: the version byte and a 16-byte BLAKE2b digest (RFC 7693) of the canonical form.
 
     Args:
         payload: the payload's JSON text.
@@ -36,9 +36,10 @@ def fingerprint(payload: bytes, document: Document, version: int = CURRENT) -> b
     Raises:
         ValueError: an unknown version (a newer release wrote the stored one).
     """
-    if version not in _VERSIONS:
+    compute = _VERSIONS.get(version)
+    if compute is None:
         raise ValueError(f"Fingerprint version {version} is not known to this release; deploy the newer one.")
-    return bytes((version,)) + _VERSIONS[version](payload, document)
+    return compute(payload, document)
 
 
 def version_of(stored: bytes) -> int:
