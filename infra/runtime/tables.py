@@ -231,6 +231,4 @@ def engine(settings: RuntimeSettings, *, name: str, command_timeout: float = 60.
     async def creator() -> asyncpg.Connection:
         return await connect(settings, name=name, command_timeout=command_timeout)
 
-    return create_async_engine(
-        "postgresql+asyncpg://", async_creator=creator, poolclass=NullPool, hide_parameters=True
-    )
+    return create_async_engine("postgresql+asyncpg://", async_creator=creator, poolclass=NullPool, hide_parameters=True)

@@ -1,0 +1,235 @@
+"""A worker process, put together: the only module that knows all concrete classes, and the order of start and stop.
+
+Start: settings → codecs → handlers → health port → producer → hooks → consumer. Both Kafka and Postgres may be down at
+the start: the process waits, not ready. Stop (SIGTERM): poll no more, settle what is in flight, commit, leave the group,
+close the producer and the pool; a second signal ends at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any
+
+import asyncpg
+import stamina
+from aiokafka import AIOKafkaConsumer
+from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
+from aiokafka.errors import KafkaError
+
+from infra.runtime import log, postgres
+from infra.runtime.kafka import check_codecs, connection
+from infra.runtime.postgres import Deadlines
+from infra.runtime.producer import Producer
+from infra.runtime.telemetry import Telemetry
+from infra.runtime.topics import wait_for_topics
+from schemas.event import Event
+from stream_worker import handlers, records, store
+from stream_worker.backoff import Backoff
+from stream_worker.batch import Processor
+from stream_worker.consumer_loop import ConsumerLoop
+from stream_worker.handlers import Registry
+from stream_worker.health import HealthServer
+from stream_worker.metrics import Metrics
+from stream_worker.observe import Observer
+from stream_worker.partition import Shared
+from stream_worker.run import Runner
+from stream_worker.settings import WorkerSettings
+
+_LOG = log.get(__name__)
+_TICK_LIMIT = 30.0
+_CLOSE_TIMEOUT = 5.0
+
+
+async def run(settings: WorkerSettings) -> None:
+    """Run a worker until SIGTERM or SIGINT.
+
+    Raises:
+        ImportError: a handler module. OSError: the metrics port. Anything that ended the work unasked.
+    """
+    stop = _stop_on_signals()
+    check_codecs()
+    registry = handlers.load(settings.worker_handlers)
+    metrics = Metrics()
+    worker = _Worker()
+    health = HealthServer(
+        settings.worker_metrics_host,
+        settings.worker_metrics_port,
+        metrics.registry,
+        alive=worker.alive,
+        ready=worker.ready,
+    )
+    _LOG.info("The worker starts.", action="starting", metrics_port=health.port, handlers=registry.names())
+    telemetry = Telemetry(settings, "plutus-worker")
+    producer = Producer(settings, "plutus-worker", on_swap=lambda why: metrics.producer_swaps.inc())
+    pool = await postgres.pool(
+        settings, name="plutus-worker", size=settings.worker_db_connections + 2, deadlines=_deadlines(settings)
+    )
+    try:
+        if await _until(stop, _prepare(settings, producer, pool, registry)):
+            consumer = _consumer(settings)
+            if await _until(stop, _start(consumer)):
+                worker.loop = ConsumerLoop(
+                    consumer,
+                    _shared(
+                        settings, registry, pool, producer, Observer(metrics, telemetry, settings.kafka_group), metrics
+                    ),
+                    topic=settings.kafka_topic,
+                    group=settings.kafka_group,
+                    buffer_bytes=settings.worker_buffer_bytes,
+                    drain_timeout=settings.worker_drain,
+                )
+                await worker.loop.run(stop)
+    finally:
+        worker.draining = True
+        await producer.stop(_CLOSE_TIMEOUT)
+        await _close(pool)
+        telemetry.shutdown()
+        health.close()
+        _LOG.info("The worker has stopped.", action="stopped")
+
+
+class _Worker:
+    """What the health checks look at."""
+
+    def __init__(self) -> None:
+        self.loop: ConsumerLoop | None = None
+        self.draining = False
+
+    def alive(self) -> dict[str, bool]:
+        loop = self.loop
+        return {"poll_loop": loop is None or time.monotonic() - loop.last_tick < _TICK_LIMIT}
+
+    def ready(self) -> dict[str, bool]:
+        loop = self.loop
+        return {**self.alive(), "joined_group": loop is not None and loop.joined, "not_draining": not self.draining}
+
+
+def _stop_on_signals() -> asyncio.Event:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_signal() -> None:
+        if stop.is_set():
+            raise SystemExit(1)  # asked twice: now
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    return stop
+
+
+async def _until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
+    """Wait for `work`, or for the stop; False: stopped before it was done."""
+    task = asyncio.create_task(work)
+    stopped = asyncio.create_task(stop.wait())
+    await asyncio.wait([task, stopped], return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if task.done():
+        task.result()
+        return not stop.is_set()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    return False
+
+
+async def _prepare(settings: WorkerSettings, producer: Producer, pool: asyncpg.Pool, registry: Registry) -> None:
+    await wait_for_topics(settings)
+    await producer.start()
+    async for attempt in stamina.retry_context(
+        on=(asyncpg.PostgresError, asyncpg.InterfaceError, OSError), attempts=None, timeout=None, wait_max=5.0
+    ):
+        with attempt:
+            await _run_hooks(pool, registry)
+
+
+async def _run_hooks(pool: asyncpg.Pool, registry: Registry) -> None:
+    """What handler modules bring along, one worker at a time; also proves that the database is there."""
+    async with pool.acquire(timeout=_CLOSE_TIMEOUT) as db, db.transaction():
+        if registry.hooks:
+            await db.execute("SET LOCAL lock_timeout = '10s'")
+            await db.execute(store.SQL["start_hooks_lock"])
+        for hook in registry.hooks:
+            await hook(db)
+
+
+async def _start(consumer: AIOKafkaConsumer) -> None:
+    """aiokafka's `start` without a subscription only connects; tried again until a broker answers."""
+    async for attempt in stamina.retry_context(on=(KafkaError, OSError), attempts=None, timeout=None, wait_max=5.0):
+        with attempt:
+            await consumer.start()
+
+
+def _consumer(settings: WorkerSettings) -> AIOKafkaConsumer:
+    session = round(settings.worker_session_timeout * 1000)
+    return AIOKafkaConsumer(
+        **connection(settings, "plutus-worker"),
+        group_id=settings.kafka_group,
+        group_instance_id=settings.worker_instance_id,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        isolation_level="read_committed",
+        # Exactly one: with two, every rebalance sends one JoinGroup per assignor.
+        partition_assignment_strategy=[RoundRobinPartitionAssignor],
+        session_timeout_ms=session,
+        heartbeat_interval_ms=session // 10,
+        rebalance_timeout_ms=max(session, round((settings.worker_drain + 5) * 1000)),
+        max_poll_interval_ms=300_000,
+        fetch_max_wait_ms=250,
+        # The largest record the topic takes always fits, or it would be skipped.
+        max_partition_fetch_bytes=max(1 << 20, settings.kafka_max_message_bytes + 65_536),
+    )
+
+
+def _shared(
+    settings: WorkerSettings,
+    registry: Registry,
+    pool: asyncpg.Pool,
+    producer: Producer,
+    observer: Observer,
+    metrics: Metrics,
+) -> Shared:
+    backoff = Backoff(settings.worker_retry_base, 2.0, settings.worker_retry_ceiling, settings.worker_retry_attempts)
+    runner = Runner(
+        settings.worker_handler_timeout, settings.transaction_budget, backoff, settings.worker_batch_records
+    )
+    return Shared(
+        pool=pool,
+        slots=asyncio.Semaphore(settings.worker_db_connections),
+        processor=Processor(registry, runner, settings.replay_limit, settings.unhandled == "dead"),
+        sender=producer,
+        read=partial(records.read, check=_schema_check(settings), refuse_key_mismatch=settings.key_mismatch == "dead"),
+        observer=observer,
+        metrics=metrics,
+        backoff=backoff,
+        dlq_topic=settings.kafka_dlq_topic,
+        batch_records=settings.worker_batch_records,
+        batch_bytes=settings.worker_batch_bytes,
+        produce_timeout=settings.kafka_request_timeout,
+    )
+
+
+def _schema_check(settings: WorkerSettings) -> Callable[[Event], None]:
+    """The registered payload schemas: direct producers skip the edge, so the worker asks again."""
+    del settings
+    return lambda event: None
+
+
+def _deadlines(settings: WorkerSettings) -> Deadlines:
+    return Deadlines(
+        command=settings.worker_session_timeout,
+        statement=settings.transaction_budget,
+        lock=settings.transaction_budget,
+        idle_in_transaction=settings.idle_in_transaction,
+    )
+
+
+async def _close(pool: asyncpg.Pool) -> None:
+    try:
+        async with asyncio.timeout(_CLOSE_TIMEOUT):
+            await pool.close()
+    except TimeoutError:
+        pool.terminate()

@@ -1,0 +1,285 @@
+"""The only module that touches the Kafka consumer: it polls, feeds partitions, claims them, and commits their offsets.
+
+What aiokafka does and this module answers for:
+- it revokes all partitions at every rebalance, awaits the listener beside the poll, and swallows its exceptions: the
+  listener only calls `drain` and one commit, and shares no lock with the poll
+- `commit` without offsets commits what was returned, not what was processed, and has no deadline: always a dict, always
+  a deadline, one commit in flight
+- a member that was evicted can commit once more unfenced: the fence is the claim in Postgres, taken only after a
+  heartbeat of ours has succeeded since the assignment (interleaving 17)
+- its fetch and coordination tasks can die unseen: both are watched, and their death ends the process
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from typing import Any
+
+import asyncpg
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, OffsetAndMetadata, TopicPartition
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
+
+from infra.runtime import log
+from stream_worker import store
+from stream_worker.partition import Partition, Shared
+from stream_worker.store import Claim
+
+_LOG = log.get(__name__)
+_POLL = 0.25
+_COMMIT_EVERY = 0.2
+_COMMIT_TIMEOUT = 10.0
+_CLAIM_RETRY = 0.5
+_FETCH_RECORDS = 5_000
+
+
+class ConsumerDied(Exception):
+    """A background task of the Kafka client ended: nothing is lost, the process must start anew."""
+
+
+class ConsumerLoop(ConsumerRebalanceListener):  # type: ignore[misc]
+    """Runs one consumer until told to stop.
+
+    Args:
+        consumer: not started; manual commits, earliest reset, read_committed.
+        buffer_bytes: fetched and unprocessed bytes over all partitions, beyond which fetching pauses.
+        drain_timeout: seconds for what is in flight when partitions are revoked or the worker stops.
+    """
+
+    def __init__(
+        self,
+        consumer: AIOKafkaConsumer,
+        shared: Shared,
+        *,
+        topic: str,
+        group: str,
+        buffer_bytes: int,
+        drain_timeout: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._consumer = consumer
+        self._shared = shared
+        self._topic = topic
+        self._group = group
+        self._buffer_bytes = buffer_bytes
+        self._drain_timeout = drain_timeout
+        self._clock = clock
+        self._partitions: dict[int, Partition] = {}
+        self._claims: dict[int, asyncio.Task[None]] = {}
+        self._committing: asyncio.Task[None] | None = None
+        self._last_commit = 0.0
+        self.last_tick = clock()
+        self.joined = False
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Poll until `stop` is set, then drain, commit and leave the group.
+
+        Raises:
+            ConsumerDied, or whatever ended a partition's loop unasked.
+        """
+        self._consumer.subscribe([self._topic], listener=self)
+        stopped = asyncio.create_task(stop.wait())
+        try:
+            while not stop.is_set():
+                await self._poll(stopped)
+                self._check()
+                self._bound_buffers()
+                self._commit_soon()
+                self._note()
+        finally:
+            stopped.cancel()
+            await self._finish()
+
+    async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
+        """Called by aiokafka before it rejoins: after this, nothing of ours may be written."""
+        await self._drain({tp.partition for tp in revoked})
+        self.joined = False
+
+    async def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
+        """Called by aiokafka after it joined: the partitions stay paused until they are claimed."""
+        self.joined = True
+        self._shared.metrics.rebalances.inc()
+        _LOG.info("Partitions are assigned.", action="assigned", partitions=sorted(tp.partition for tp in assigned))
+        for tp in assigned:
+            self._consumer.pause(tp)
+            self._start_claim(tp.partition)
+
+    def _start_claim(self, partition: int) -> None:
+        self._claims[partition] = asyncio.create_task(self._claim(partition), name=f"claim-{partition}")
+
+    async def _claim(self, partition: int) -> None:
+        """Heartbeat, claim, seek, start; again until it works or the partition is taken away."""
+        tp = TopicPartition(self._topic, partition)
+        while True:
+            try:
+                if await self._heartbeat():
+                    claim, start = await self._take(tp)
+                    self._consumer.seek(tp, start)
+                    self._partitions[partition] = Partition(
+                        self._shared, claim, start, on_fenced=lambda: self._lost(partition)
+                    )
+                    self._consumer.resume(tp)
+                    del self._claims[partition]
+                    return
+            except IllegalStateError:
+                return  # revoked meanwhile
+            except (asyncpg.PostgresError, asyncpg.InterfaceError, KafkaError, OSError, TimeoutError) as error:
+                self._shared.metrics.holds.inc()
+                _LOG.warning(
+                    "A partition could not be claimed yet.",
+                    action="claim_failed",
+                    partition=partition,
+                    why=type(error).__name__,
+                )
+            await asyncio.sleep(_CLAIM_RETRY)
+
+    async def _heartbeat(self) -> bool:
+        """True when the coordinator knows us as a member of the current generation, asked just now.
+
+        aiokafka has no public call for it; the version is pinned and a test holds this one.
+        """
+        async with asyncio.timeout(_COMMIT_TIMEOUT):
+            return bool(await self._consumer._coordinator._do_heartbeat())
+
+    async def _take(self, tp: TopicPartition) -> tuple[Claim, int]:
+        """The claim, and the offset to start at: the smaller of what Kafka and Postgres know (interleaving 10).
+
+        Without a committed offset the log's beginning is taken, which at worst reads duplicates.
+        """
+        async with asyncio.timeout(_COMMIT_TIMEOUT):
+            committed = await self._consumer.committed(tp)
+            if committed is None:
+                committed = (await self._consumer.beginning_offsets([tp]))[tp]
+        # Outside the time-out: asyncpg's acquire and commands have their own, and cancelling them can leak a session.
+        async with self._shared.pool.acquire(timeout=_COMMIT_TIMEOUT) as connection:
+            claim, known = await store.take_claim(connection, self._group, tp.topic, tp.partition)  # type: ignore[arg-type]
+        start = committed if known is None else min(committed, known)
+        if known is not None and known != committed:
+            self._shared.metrics.offset_differences.inc()
+            _LOG.info(
+                "Kafka and Postgres name different offsets; the smaller one is taken.",
+                action="offsets_differ",
+                partition=tp.partition,
+                kafka=committed,
+                postgres=known,
+            )
+        return claim, start
+
+    def _lost(self, partition: int) -> None:
+        """A claim was lost: if the coordinator still knows us as the owner, claim again; else the rebalance comes."""
+        self._partitions.pop(partition, None)
+        tp = TopicPartition(self._topic, partition)
+        if tp in self._consumer.assignment():
+            self._consumer.pause(tp)
+            self._start_claim(partition)
+
+    async def _poll(self, stopped: asyncio.Task[Any]) -> None:
+        """One getmany. It may ignore its time-out during a rebalance, so the stop races it; records win."""
+        fetch = asyncio.create_task(self._consumer.getmany(timeout_ms=round(_POLL * 1000), max_records=_FETCH_RECORDS))
+        await asyncio.wait([fetch, stopped], return_when=asyncio.FIRST_COMPLETED)
+        if not fetch.done():
+            fetch.cancel()
+            with suppress(asyncio.CancelledError):
+                await fetch
+            return
+        for tp, records in fetch.result().items():
+            partition = self._partitions.get(tp.partition)
+            if partition is not None:
+                partition.feed(records)
+        self.last_tick = self._clock()
+        self._shared.metrics.loop_tick.set_to_current_time()
+
+    def _check(self) -> None:
+        """Crash rather than skip: an end that nobody asked for ends the process."""
+        for partition in self._partitions.values():
+            if partition.failed is not None:
+                raise partition.failed
+        for claim in self._claims.values():
+            if claim.done() and not claim.cancelled():
+                claim.result()
+        fetcher, coordinator = self._consumer._fetcher, self._consumer._coordinator
+        for task in (fetcher._fetch_task, getattr(coordinator, "_coordination_task", None)):
+            if task is not None and task.done():
+                raise ConsumerDied("a background task of the Kafka consumer ended; the worker starts anew")
+        if self._committing is not None and self._committing.done():
+            self._committing.result()
+
+    def _bound_buffers(self) -> None:
+        """Pause what is full, resume what has room; every partition has its fair part of the bound."""
+        if not self._partitions:
+            return
+        share = self._buffer_bytes // len(self._partitions)
+        for number, partition in self._partitions.items():
+            tp = TopicPartition(self._topic, number)
+            with suppress(IllegalStateError):
+                if partition.buffered > share:
+                    self._consumer.pause(tp)
+                elif partition.buffered <= share // 2:
+                    self._consumer.resume(tp)
+
+    def _commit_soon(self) -> None:
+        if self._committing is not None and not self._committing.done():
+            return
+        if self._clock() - self._last_commit >= _COMMIT_EVERY and any(
+            p.progress.to_commit() is not None for p in self._partitions.values()
+        ):
+            self._last_commit = self._clock()
+            self._committing = asyncio.create_task(self._commit(dict(self._partitions)), name="commit")
+
+    async def _commit(self, partitions: dict[int, Partition]) -> None:
+        """Commit processed + 1 of these partitions. A failure is counted: Postgres knows the offset too."""
+        offsets = {n: offset for n, p in partitions.items() if (offset := p.progress.to_commit()) is not None}
+        if not offsets:
+            return
+        began = self._clock()
+        try:
+            async with asyncio.timeout(_COMMIT_TIMEOUT):
+                await self._consumer.commit(
+                    {TopicPartition(self._topic, n): OffsetAndMetadata(offset, "") for n, offset in offsets.items()}
+                )
+        except (CommitFailedError, IllegalStateError, KafkaError, TimeoutError) as error:
+            self._shared.metrics.commit_failures.inc()
+            _LOG.warning("Offsets could not be committed.", action="commit_failed", why=type(error).__name__)
+            return
+        for number, offset in offsets.items():
+            partitions[number].progress.committed(offset)
+        self._shared.metrics.commit_seconds.observe(self._clock() - began)
+
+    async def _drain(self, numbers: Collection[int]) -> None:
+        """The one way in which work on partitions ends, at a rebalance and at a stop alike: one deadline for all of it."""
+        deadline = asyncio.get_running_loop().time() + self._drain_timeout
+        for number in numbers:
+            claim = self._claims.pop(number, None)
+            if claim is not None:
+                claim.cancel()
+                await asyncio.gather(claim, return_exceptions=True)
+        leaving = {n: p for n in numbers if (p := self._partitions.pop(n, None)) is not None}
+        if not leaving:
+            return
+        await asyncio.gather(*(partition.drain(deadline) for partition in leaving.values()))
+        if self._committing is not None:
+            await asyncio.gather(self._committing, return_exceptions=True)
+            self._committing = None
+        await self._commit(leaving)
+        _LOG.info("Partitions are drained.", action="drained", partitions=sorted(leaving))
+
+    async def _finish(self) -> None:
+        await self._drain(set(self._partitions) | set(self._claims))
+        try:
+            async with asyncio.timeout(_COMMIT_TIMEOUT):
+                await self._consumer.stop()
+        except (TimeoutError, KafkaError, OSError) as error:
+            _LOG.warning(
+                "The Kafka consumer did not stop in time.", action="consumer_stop_failed", why=type(error).__name__
+            )
+
+    def _note(self) -> None:
+        metrics = self._shared.metrics
+        metrics.assigned.set(len(self._partitions))
+        metrics.buffered_bytes.set(sum(p.buffered for p in self._partitions.values()))
+        for number, partition in self._partitions.items():
+            end = self._consumer.highwater(TopicPartition(self._topic, number))
+            if end is not None:
+                metrics.lag.labels(str(number)).set(max(0, end - (partition.progress.durable)))

@@ -1,0 +1,65 @@
+"""Dead letters: the failures table is their outbox, the dead-letter topic where they go.
+
+A failures row is committed with the batch that refused its record; only then its dead letter is produced, acknowledged
+and marked, and only then the record's offset may be committed. Whatever way a row came about, its dead letter is sent by
+the owner of its partition: right after the batch, and on assignment what an earlier owner left. What cannot be sent
+holds the partition: backlog rather than loss.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+
+import asyncpg
+
+from infra.runtime.producer import NotAccepted, Receipt, Record, Result, Unknown
+from schemas.headers import dead_letter_headers
+from stream_worker import store
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_PAGE = 200
+
+
+class Sender(Protocol):
+    """The port to Kafka: one record, one answer."""
+
+    async def send(self, topic: str, record: Record, timeout: float) -> Result:
+        """Publish one record within `timeout` seconds."""
+        ...
+
+
+class DeadLettersHeld(Exception):
+    """A dead letter was not acknowledged: the partition must wait. why: a fixed word."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        self.why = why
+
+
+async def flush(
+    db: asyncpg.Connection, sender: Sender, dlq_topic: str, *, topic: str, partition: int, timeout: float
+) -> int:
+    """Send every unsent dead letter of a partition, oldest first; returns how many were acknowledged.
+
+    A crash between the acknowledgement and the mark sends one twice; both copies name the same failure.
+
+    Args:
+        db: a connection outside any transaction: each mark stands for itself.
+        timeout: seconds for each record.
+
+    Raises:
+        DeadLettersHeld: one was not acknowledged; those after it were not tried.
+    """
+    sent = 0
+    while letters := await store.unsent_dead_letters(db, topic, partition, _PAGE):
+        for letter in letters:
+            record = Record(letter.key, letter.value, dead_letter_headers(letter.headers, letter.about))
+            match await sender.send(dlq_topic, record, timeout):
+                case Receipt() as receipt:
+                    at = _EPOCH + timedelta(milliseconds=receipt.timestamp)
+                    await store.mark_dead_letter(db, letter.failure_id, receipt.partition, receipt.offset, at)
+                    sent += 1
+                case NotAccepted(why) | Unknown(why):
+                    raise DeadLettersHeld(why)
+    return sent

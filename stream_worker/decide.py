@@ -1,0 +1,113 @@
+"""What to do with each record of a batch, before anything is written. Pure.
+
+In log order each record is compared with the row of its id in `event_keys`, or, where there is none, with the first
+record of its id in this batch. At most one record per id becomes a candidate: an id twice in one upsert is an error
+(21000), and folding copies blindly would lose an acknowledged event (interleaving 3).
+
+    Run("new")        no row yet: this record's upsert makes it
+    Run("accepted")   a gateway or an earlier batch made the row and nobody has run it
+    Run("replay")     the event failed and this copy was appended after its dead letter: somebody replayed it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from typing import Literal
+from uuid import UUID
+
+from schemas.errors import Reason
+from schemas.event import Event
+from schemas.fingerprint import version_of
+from stream_worker.outcomes import Dead, Duplicate, Outcome, Redelivered
+from stream_worker.records import Item
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRow:
+    """A row of `event_keys`, as far as decisions need it."""
+
+    fingerprint: bytes
+    state: Literal["accepted", "parked", "stored", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A candidate: its id is claimed by the upsert ("new", "accepted") or by the replay claim ("replay")."""
+
+    kind: Literal["new", "accepted", "replay"]
+
+
+CONFLICT = Dead(Reason.IDEMPOTENCY_CONFLICT, "decide")
+EXHAUSTED = Dead(Reason.REPLAY_LIMIT, "decide")
+Decision = Run | Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the database said about a batch.
+
+    keys: rows of `event_keys` by id; read again for ids whose claim is refused.
+    failed_at: (offset, append time in ms) of this partition's records that have a failures row.
+    dead_letter_ms: for failed ids, the append time (ms) of the last dead letter; absent while it is not acknowledged.
+    exhausted: failed ids that have run as often as one may.
+    """
+
+    keys: dict[UUID, KeyRow]
+    failed_at: AbstractSet[tuple[int, int]]
+    dead_letter_ms: dict[UUID, int]
+    exhausted: set[UUID] = field(default_factory=set)
+
+
+def decide(items: Sequence[Item], known: Known) -> list[Decision]:
+    """One decision per item, in their order."""
+    claimed: dict[UUID, Event] = {}
+    return [_decide(item, known, claimed) for item in items]
+
+
+def _decide(item: Item, known: Known, claimed: dict[UUID, Event]) -> Decision:
+    if known.failed_at and (item.offset, item.appended_ms) in known.failed_at:
+        return Redelivered()
+    event = item.event
+    if event is None:
+        assert item.dead is not None  # noqa: S101
+        return item.dead
+    row = known.keys.get(event.id)
+    earlier = claimed.get(event.id)
+    if row is None:
+        if earlier is None:
+            claimed[event.id] = event
+            return Run("new")
+        return Duplicate() if earlier.fingerprint == event.fingerprint else CONFLICT
+    if not same_payload(event, row.fingerprint):
+        return CONFLICT
+    if earlier is not None:
+        return Duplicate()
+    decision = _of_row(item, event, row, known)
+    if isinstance(decision, Run):
+        claimed[event.id] = event
+    return decision
+
+
+def _of_row(item: Item, event: Event, row: KeyRow, known: Known) -> Decision:
+    match row.state:
+        case "accepted":
+            return Run("accepted")
+        case "stored" | "parked":
+            return Duplicate()
+        case "failed":
+            # A copy that was in the log before the dead letter is no replay (interleaving 2b). Both are broker time.
+            buried = known.dead_letter_ms.get(event.id)
+            if buried is None or item.appended_ms <= buried:
+                return Duplicate()
+            return EXHAUSTED if event.id in known.exhausted else Run("replay")
+
+
+def same_payload(event: Event, stored: bytes) -> bool:
+    """Compare in the stored fingerprint's version (interleaving 5).
+
+    Raises:
+        ValueError: a newer release wrote it; this one must not judge.
+    """
+    return event.fingerprint_in(version_of(stored)) == stored

@@ -1,0 +1,96 @@
+"""What a settled batch leaves behind for operators: counters, one wide log line, spans. Never a payload.
+
+The only module of the worker that turns outcomes into metrics.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from opentelemetry.trace import SpanKind
+
+from infra.runtime import log
+from infra.runtime.telemetry import Telemetry
+from stream_worker.batch import Result
+from stream_worker.metrics import Metrics
+from stream_worker.outcomes import Dead, Duplicate, Redelivered, Retry, Stored
+from stream_worker.records import Item, key_matches
+
+_LOG = log.get(__name__)
+_LINKS = 64
+
+
+class Observer:
+    """Counts, logs and traces batches of one worker."""
+
+    def __init__(self, metrics: Metrics, telemetry: Telemetry, group: str) -> None:
+        self._metrics = metrics
+        self._telemetry = telemetry
+        self._group = group
+
+    @contextmanager
+    def batch(self, items: Sequence[Item]) -> Iterator[None]:
+        """A `process` span around a batch: child of the creation context of a single event, linked to those of many."""
+        if not self._telemetry.enabled:
+            yield
+            return
+        first = items[0]
+        contexts = [item.traceparent for item in items[:_LINKS]]
+        alone = len(items) == 1
+        with self._telemetry.span(
+            f"process {first.topic}",
+            SpanKind.CONSUMER,
+            parent=contexts[0] if alone else None,
+            links=() if alone else contexts,
+            attributes={
+                "messaging.system": "kafka",
+                "messaging.operation.name": "process",
+                "messaging.operation.type": "process",
+                "messaging.destination.name": first.topic,
+                "messaging.destination.partition.id": str(first.partition),
+                "messaging.consumer.group.name": self._group,
+                "messaging.batch.message_count": len(items),
+                "messaging.kafka.offset": first.offset,
+            },
+        ):
+            yield
+
+    def settled(self, items: Sequence[Item], result: Result, seconds: float) -> None:
+        """Count what became of a batch that is durable."""
+        metrics = self._metrics
+        counts: Counter[str] = Counter()
+        for item, outcome in result.outcomes:
+            match outcome:
+                case Stored():
+                    counts["stored"] += 1
+                case Duplicate():
+                    counts["duplicate"] += 1
+                case Redelivered():
+                    counts["redelivered"] += 1
+                case Dead(reason):
+                    counts["dead"] += 1
+                    metrics.dead_letters.labels(reason.value).inc()
+                case Retry():
+                    counts["retry"] += 1
+            if item.event is not None and not key_matches(item.key, item.event):
+                counts["key_mismatch"] += 1
+        metrics.success.inc(counts["stored"])
+        metrics.failure.inc(counts["dead"])
+        metrics.duplicates.inc(counts["duplicate"])
+        metrics.redelivered.inc(counts["redelivered"])
+        metrics.key_mismatch.inc(counts["key_mismatch"])
+        metrics.batch_records.observe(len(items))
+        metrics.batch_seconds.observe(seconds)
+        metrics.age_seconds.observe(max(0.0, time.time() - items[0].appended_ms / 1000))
+        _LOG.debug(
+            "A batch is settled.",
+            action="batch_settled",
+            partition=items[0].partition,
+            first_offset=items[0].offset,
+            next_offset=result.next_offset,
+            milliseconds=round(seconds * 1000),
+            **counts,
+        )

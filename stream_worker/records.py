@@ -1,0 +1,135 @@
+"""A Kafka record on its way through the worker, read once: an event, or the reason why it is none.
+
+The same parser as the gateway's, with the worker's own limits, which refuse only for safety: what the edge accepted
+under its limits is never dead-lettered by a tighter worker.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Protocol
+
+from schemas.errors import Reason, Rejected
+from schemas.event import Event, parse_envelope
+from schemas.headers import GATEWAY, TRACEPARENT, RecordHeaders, first
+from schemas.limits import SAFETY
+from stream_worker.outcomes import Dead
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LAST_MS = 253_402_300_799_999  # the end of the year 9999: beyond it Python has no datetime
+_HEADERS = 512
+_HEADER_BYTES = 32 * 1024
+
+
+class KafkaRecord(Protocol):
+    """The parts of aiokafka's ConsumerRecord that are used. Values are raw bytes; timestamp is in milliseconds."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: Any
+    value: Any
+    headers: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One record and what was read from it.
+
+    event: None where the bytes are no event. dead: why it must not run; set without an event for an unreadable record,
+    with one where a readable event breaks a rule (its failure is then the event's own, and a replay can mend it).
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: RecordHeaders
+    event: Event | None
+    dead: Dead | None
+
+    @property
+    def from_gateway(self) -> bool:
+        """True when a gateway published it and remembers it itself. A forged header only costs a short insert."""
+        return first(self.headers, GATEWAY) is not None
+
+    @property
+    def traceparent(self) -> bytes | None:
+        """The creation context, unchecked."""
+        return first(self.headers, TRACEPARENT)
+
+    @property
+    def appended_ms(self) -> int:
+        """The broker's append time. A record can carry any 64-bit number here; it is clamped to what can be stored."""
+        return min(max(self.timestamp, 0), _LAST_MS)
+
+    @property
+    def appended_at(self) -> datetime:
+        """The same as a time."""
+        return _EPOCH + timedelta(milliseconds=self.appended_ms)
+
+    @property
+    def content_hash(self) -> bytes:
+        """Names these very bytes, to count how often they came back: 16 bytes over key and value."""
+        digest = hashlib.blake2b(digest_size=16)
+        for part in (self.key, self.value):
+            digest.update(b"\x00" if part is None else b"\x01" + len(part).to_bytes(8, "big") + part)
+        return digest.digest()
+
+
+def read(record: KafkaRecord, check: Callable[[Event], None], *, refuse_key_mismatch: bool = False) -> Item:
+    """Parse a record.
+
+    Args:
+        check: raises Rejected where a registered payload schema does not fit.
+        refuse_key_mismatch: dead-letter a record whose Kafka key does not belong to its source.
+    """
+    event: Event | None = None
+    dead: Dead | None = None
+    try:
+        event = _parse(record)
+        if refuse_key_mismatch and not key_matches(record.key, event):
+            dead = Dead(Reason.KEY_MISMATCH, "parse")
+        else:
+            try:
+                check(event)
+            except Rejected as refusal:
+                dead = Dead(refusal.reason, "schema")
+    except Rejected as refusal:
+        dead = Dead(refusal.reason, "parse")
+    return Item(
+        record.topic,
+        record.partition,
+        record.offset,
+        record.timestamp,
+        record.key,
+        record.value,
+        record.headers,
+        event,
+        dead,
+    )
+
+
+def milliseconds(instant: datetime) -> int:
+    """A time as Kafka counts it."""
+    return (instant - _EPOCH) // timedelta(milliseconds=1)
+
+
+def key_matches(key: bytes | None, event: Event) -> bool:
+    """True when the record's key is its source, or `source:ordering_key`."""
+    return key == event.partition_key() or (event.ordering_key is not None and key == event.partition_key(spread=True))
+
+
+def _parse(record: KafkaRecord) -> Event:
+    headers = record.headers
+    if len(headers) > _HEADERS or sum(len(name) + len(value or b"") for name, value in headers) > _HEADER_BYTES:
+        raise Rejected("The record's headers are too many or too large.", reason=Reason.HEADERS_TOO_LARGE)
+    if record.value is None:
+        raise Rejected("The record has no value.", reason=Reason.NULL_VALUE)
+    return parse_envelope(record.value, SAFETY)

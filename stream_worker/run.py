@@ -1,0 +1,237 @@
+"""Run handlers inside the batch's transaction, so that one bad event costs only itself.
+
+Events run in log order, in chunks of neighbours that share a handler, each chunk under a SAVEPOINT. When a chunk fails
+it is undone and run again event by event, so that only the bad one leaves. The first event that must wait for a retry,
+or the end of the time budget, cuts the batch: nothing after it runs.
+
+What can go wrong beside an exception, and how it is seen:
+- the handler swallowed an SQL error: the transaction is broken, and RELEASE SAVEPOINT says so (25P02)
+- the handler committed or rolled back: there is no transaction, or no savepoint, any more; `BrokenTransaction`
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import asyncpg
+
+from schemas.errors import Permanent, Reason, Retryable
+from schemas.event import Event
+from stream_worker import sqlstate
+from stream_worker.backoff import Backoff
+from stream_worker.handlers import Handler
+from stream_worker.outcomes import Dead, Outcome, Retry, Stored
+from stream_worker.sqlstate import Verdict
+
+_CHUNK = 64
+_IN_FAILED_TRANSACTION = "25P02"
+
+
+class BrokenTransaction(Exception):
+    """A handler ended the batch's transaction: all of it must run again.
+
+    position: the item whose handler did it, None where only the chunk is known.
+    """
+
+    def __init__(self, position: int | None) -> None:
+        super().__init__("a handler ended the transaction it was given")
+        self.position = position
+
+
+class Hold(Exception):
+    """The database, not an event, is at fault: the partition waits and runs the same batch again.
+
+    why: a fixed word for logs and metrics. alarm: a person must act (a bad deploy).
+    """
+
+    def __init__(self, why: str, *, alarm: bool = False) -> None:
+        super().__init__(why)
+        self.why = why
+        self.alarm = alarm
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One event to run: its place in the batch, its handler, and what is already decided about it.
+
+    settled: it must not run (a schema that does not fit, a handler that ended an earlier try).
+    failures: how often it failed before.
+    """
+
+    position: int
+    event: Event
+    handler: Handler | None
+    settled: Dead | None
+    failures: int
+
+
+@dataclass(frozen=True, slots=True)
+class Runner:
+    """How handlers are run.
+
+    timeout: seconds one call of a handler may take. budget: seconds for all of a batch. backoff: when to give up.
+    batch: how many events a batch handler gets at most.
+    """
+
+    timeout: float
+    budget: float
+    backoff: Backoff
+    batch: int
+
+    async def run(self, tx: asyncpg.Connection, tasks: Sequence[Task], *, careful: bool) -> dict[int, Outcome]:
+        """Outcomes by position, up to the cut: a position without an outcome did not run; a Retry is always the last.
+
+        Args:
+            careful: event by event from the start, to find the one that breaks the transaction.
+
+        Raises:
+            BrokenTransaction, Hold.
+        """
+        outcomes: dict[int, Outcome] = {}
+        clock = asyncio.get_running_loop().time
+        end = clock() + self.budget
+        for chunk in self._chunks(tasks):
+            if outcomes and clock() > end:
+                break
+            outcomes.update(await self._run_chunk(tx, chunk, careful, end))
+            if outcomes and isinstance(outcomes[max(outcomes)], Retry):
+                break
+            if chunk[-1].position not in outcomes:
+                break
+        return outcomes
+
+    def _chunks(self, tasks: Sequence[Task]) -> Iterator[list[Task]]:
+        """Neighbours that share a handler and are not settled, in log order."""
+        chunk: list[Task] = []
+        for task in tasks:
+            full = bool(chunk) and len(chunk) >= (self.batch if chunk[0].handler and chunk[0].handler.many else _CHUNK)
+            apart = bool(chunk) and (task.handler is not chunk[0].handler or task.settled or chunk[0].settled)
+            if full or apart:
+                yield chunk
+                chunk = []
+            chunk.append(task)
+        if chunk:
+            yield chunk
+
+    async def _run_chunk(
+        self, tx: asyncpg.Connection, chunk: list[Task], careful: bool, end: float
+    ) -> Mapping[int, Outcome]:
+        first = chunk[0]
+        if first.settled is not None:
+            return {task.position: first.settled for task in chunk}
+        handler = first.handler
+        if handler is None:
+            return {task.position: Stored(None) for task in chunk}
+        if not careful and len(chunk) > 1 and await self._whole(tx, handler, chunk):
+            return {task.position: Stored(handler.name) for task in chunk}
+        return await self._one_by_one(tx, handler, chunk, end)
+
+    async def _whole(self, tx: asyncpg.Connection, handler: Handler, chunk: list[Task]) -> bool:
+        """Run the chunk under one savepoint; False: undone, run it event by event."""
+        await tx.execute("SAVEPOINT plutus_chunk")
+        try:
+            if handler.many is not None:
+                async with asyncio.timeout(self.timeout):
+                    await handler.many([task.event for task in chunk], tx)
+            elif handler.one is not None:
+                for task in chunk:
+                    async with asyncio.timeout(self.timeout):
+                        await handler.one(task.event, tx)
+            await tx.execute("RELEASE SAVEPOINT plutus_chunk")
+        except BaseException as error:
+            _reraise_own_cancel(error)
+            await _undo(tx, error, None)
+            return False
+        return True
+
+    async def _one_by_one(
+        self, tx: asyncpg.Connection, handler: Handler, chunk: list[Task], end: float
+    ) -> dict[int, Outcome]:
+        outcomes: dict[int, Outcome] = {}
+        clock = asyncio.get_running_loop().time
+        for task in chunk:
+            if outcomes and clock() > end:
+                break
+            outcome = await self._single(tx, handler, task)
+            if isinstance(outcome, Retry) and self.backoff.exhausted(task.failures + 1):
+                outcome = Dead(outcome.reason, "handle", outcome.error_class)
+            outcomes[task.position] = outcome
+            if isinstance(outcome, Retry):
+                break
+        return outcomes
+
+    async def _single(self, tx: asyncpg.Connection, handler: Handler, task: Task) -> Outcome:
+        await tx.execute("SAVEPOINT plutus_chunk")
+        deadline = asyncio.timeout(self.timeout)
+        returned = False
+        try:
+            async with deadline:
+                if handler.many is not None:
+                    await handler.many([task.event], tx)
+                elif handler.one is not None:
+                    await handler.one(task.event, tx)
+            returned = True
+            await tx.execute("RELEASE SAVEPOINT plutus_chunk")
+        except BaseException as error:
+            _reraise_own_cancel(error)
+            await _undo(tx, error, task.position)
+            if returned and sqlstate.sqlstate(error) == _IN_FAILED_TRANSACTION:
+                return Dead(Reason.HANDLER_BROKE_TRANSACTION, "handle", _IN_FAILED_TRANSACTION)
+            return classify(error, timed_out=deadline.expired())
+        return Stored(handler.name)
+
+
+def classify(error: BaseException, *, timed_out: bool) -> Outcome:
+    """The outcome of an event whose handler raised. The exception's text is dropped: it may hold the payload.
+
+    Raises:
+        Hold: the database is at fault, or the deploy.
+    """
+    name = sqlstate.sqlstate(error) or type(error).__name__
+    match error:
+        case Permanent():
+            return Dead(Reason.HANDLER_ERROR, "handle", name)
+        case Retryable():
+            return Retry(Reason.HANDLER_ERROR, name, error.after)
+        case TimeoutError() if timed_out:
+            return Retry(Reason.HANDLER_TIMEOUT, name)
+    match sqlstate.in_handler(error):
+        case Verdict.HOLD:
+            raise Hold(name) from error
+        case Verdict.HOLD_AND_ALARM:
+            raise Hold(name, alarm=True) from error
+        case Verdict.DEAD:
+            return Dead(Reason.HANDLER_ERROR, "handle", name)
+        case Verdict.RETRY:
+            return Retry(Reason.HANDLER_ERROR, name)
+
+
+async def _undo(tx: asyncpg.Connection, error: BaseException, position: int | None) -> None:
+    """Back to before the chunk.
+
+    Raises:
+        BrokenTransaction: there is nothing to go back to. Hold: the connection is gone.
+    """
+    if tx.is_closed():
+        raise Hold("connection_lost") from error
+    if not tx.is_in_transaction():
+        raise BrokenTransaction(position) from error
+    try:
+        await tx.execute("ROLLBACK TO SAVEPOINT plutus_chunk; RELEASE SAVEPOINT plutus_chunk")
+    except asyncpg.InvalidSavepointSpecificationError:
+        raise BrokenTransaction(position) from error
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as failure:
+        if tx.is_closed() or sqlstate.lost_connection(failure):
+            raise Hold("connection_lost") from failure
+        raise BrokenTransaction(position) from failure
+
+
+def _reraise_own_cancel(error: BaseException) -> None:
+    """A cancellation of this very task is ours to obey; one that a handler raised is an error like any other."""
+    task = asyncio.current_task()
+    if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+        raise error
+    if isinstance(error, KeyboardInterrupt | GeneratorExit):
+        raise error

@@ -1,0 +1,59 @@
+"""The worker's settings: what both processes share, and its own. See `infra.runtime.settings` for the rules."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from infra.runtime.settings import Port, RuntimeSettings, Seconds
+
+
+class WorkerSettings(RuntimeSettings):
+    """Settings of `python -m stream_worker`."""
+
+    worker_handlers: str = Field("", description="Python modules with handlers, comma-separated; imported at start.")
+    worker_metrics_host: str = Field("127.0.0.1", description="Address of /metrics, /healthz and /readyz.")
+    worker_metrics_port: Port = Field(0, description="Port of /metrics, /healthz and /readyz; 0: any free one, logged.")
+    worker_db_connections: int = Field(
+        8, ge=1, le=100, description="Batches that run side by side, one connection each."
+    )
+    worker_batch_records: int = Field(2_000, ge=1, le=20_000, description="Records in one transaction at most.")
+    worker_batch_bytes: int = Field(8 << 20, ge=65_536, description="Bytes in one transaction at most.")
+    worker_buffer_bytes: int = Field(
+        64 << 20, ge=1 << 20, description="Fetched and unprocessed bytes, over all partitions."
+    )
+    worker_session_timeout: Seconds = Field(30.0, description="Without a heartbeat for this long, others take over.")
+    worker_instance_id: str | None = Field(
+        None, description="Static group membership: a name of this worker, stable over restarts."
+    )
+    worker_handler_timeout: Seconds = Field(5.0, description="Deadline of one handler call.")
+    worker_retry_attempts: int = Field(4, ge=1, le=100, description="Runs of one event before it is dead-lettered.")
+    worker_retry_base: Seconds = Field(0.1, description="First wait before a retry; doubles each time, with jitter.")
+    worker_retry_ceiling: Seconds = Field(30.0, description="Longest wait before a retry.")
+    worker_drain: Seconds = Field(20.0, description="Deadline of a stop or a rebalance for what is in flight.")
+    unhandled: Literal["store", "dead"] = Field(
+        "store",
+        description="Events that no handler matches: store them as PROCESSED, or dead-letter them (no_handler).",
+    )
+    key_mismatch: Literal["process", "dead"] = Field(
+        "process", description="Records whose Kafka key is not their source: process and count, or dead-letter them."
+    )
+    strict_schemas: bool = Field(False, description="Refuse events whose type and version have no registered schema.")
+    replay_limit: int = Field(10, ge=1, description="How often one event may run, and the same bytes be dead-lettered.")
+
+    @property
+    def transaction_budget(self) -> float:
+        """Seconds of handlers in one transaction: a third of the session time-out, the rest waits for the next."""
+        return self.worker_session_timeout / 3
+
+    @property
+    def idle_in_transaction(self) -> float:
+        """Seconds after which Postgres ends a frozen worker's transaction: before the session ends."""
+        return self.worker_session_timeout * 0.6
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not self.worker_handler_timeout < self.idle_in_transaction:
+            raise ValueError("WORKER_HANDLER_TIMEOUT must be shorter than 0.6 x WORKER_SESSION_TIMEOUT")
+        return self

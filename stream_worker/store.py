@@ -1,0 +1,296 @@
+"""The worker's side of Postgres: one method per statement of queries.sql, on a connection that the caller holds.
+
+Nothing here decides anything: rows in, rows out. Ids are passed sorted, so that locks are taken in one order everywhere.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import orjson
+
+from infra.runtime.sql import statements
+from schemas.event import Event
+from schemas.headers import RecordHeaders
+from stream_worker.decide import KeyRow
+from stream_worker.outcomes import Dead
+from stream_worker.records import Item, milliseconds
+
+SQL = statements("stream_worker")
+
+EVENT_COLUMNS = (
+    "event_id",
+    "source",
+    "idempotency_key",
+    "schema_version",
+    "type",
+    "ordering_key",
+    "occurred_at",
+    "payload",
+    "payload_encoding",
+    "status",
+    "handled_by",
+    "received_at",
+    "processed_at",
+    "attempts",
+    "topic",
+    "partition",
+    "offset",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Ownership of one partition by one epoch of one group."""
+
+    group: str
+    topic: str
+    partition: int
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A failures row whose dead letter is still to be sent."""
+
+    failure_id: UUID
+    key: bytes | None
+    value: bytes | None
+    headers: RecordHeaders
+    about: dict[str, str | int | None]
+
+
+async def read_keys(db: asyncpg.Connection, ids: Collection[UUID]) -> dict[UUID, KeyRow]:
+    """The rows of these ids."""
+    rows = await db.fetch(SQL["read_keys"], sorted(ids))
+    return {row["event_id"]: KeyRow(row["fingerprint"], row["state"]) for row in rows}
+
+
+async def failed_coordinates(
+    db: asyncpg.Connection, topic: str, partition: int, first: int, last: int
+) -> frozenset[tuple[int, int]]:
+    """(offset, append ms) of the records from `first` to `last` that have a failures row."""
+    rows = await db.fetch(SQL["failed_coordinates"], topic, partition, first, last)
+    return frozenset((row["offset"], milliseconds(row["appended_at"])) for row in rows)
+
+
+async def dead_letter_times(db: asyncpg.Connection, ids: Collection[UUID]) -> dict[UUID, int]:
+    """Append time (ms) of the last dead letter of each failed event, where all are acknowledged."""
+    rows = await db.fetch(SQL["dead_letter_times"], sorted(ids))
+    return {row["event_id"]: milliseconds(row["dlq_at"]) for row in rows if row["dlq_at"] is not None}
+
+
+async def times_seen(db: asyncpg.Connection, what: Collection[tuple[str, bytes]]) -> dict[tuple[str, bytes], int]:
+    """How many failures rows there are for each (reason, content hash)."""
+    rows = await db.fetch(SQL["times_seen"], [reason for reason, _ in what], [digest for _, digest in what])
+    return {(row["reason"], row["content_hash"]): row["times"] for row in rows}
+
+
+async def remember_keys(db: asyncpg.Connection, items: Iterable[Item]) -> None:
+    """Rows for the events of these items, each naming the record it came in, where none exist yet."""
+    await db.execute(SQL["remember_keys"], *_key_columns(items))
+
+
+async def take_claim(db: asyncpg.Connection, group: str, topic: str, partition: int) -> tuple[Claim, int | None]:
+    """Own a partition; returns the claim and the next offset that Postgres knows, None where nobody owned it before."""
+    row = await db.fetchrow(SQL["take_claim"], group, topic, partition)
+    assert row is not None  # noqa: S101
+    return Claim(group, topic, partition, row["epoch"]), row["next_offset"]
+
+
+async def open_claim(db: asyncpg.Connection, claim: Claim) -> datetime | None:
+    """Lock the claim and open the batch; returns the transaction's time, None: fenced."""
+    now: datetime | None = await db.fetchval(SQL["open_claim"], claim.group, claim.topic, claim.partition, claim.epoch)
+    return now
+
+
+async def close_claim(db: asyncpg.Connection, claim: Claim, next_offset: int) -> bool:
+    """Close the batch; False: this is not the transaction that opened it."""
+    found = await db.fetchval(SQL["close_claim"], claim.group, claim.topic, claim.partition, claim.epoch, next_offset)
+    return found is not None
+
+
+async def claim_keys(db: asyncpg.Connection, items: Iterable[Item], known: dict[UUID, KeyRow]) -> dict[UUID, datetime]:
+    """Take the ids of these items to run them now; returns accepted_at of those that came back."""
+    ids, fingerprints, partitions, offsets = _key_columns(items)
+    # Compared in the stored row's version (interleaving 5): where a row is known, its own bytes are what must match.
+    stored = [known[each].fingerprint if each in known else mine for each, mine in zip(ids, fingerprints, strict=True)]
+    rows = await db.fetch(SQL["claim_keys"], ids, stored, partitions, offsets)
+    return {row["event_id"]: row["accepted_at"] for row in rows}
+
+
+async def claim_replays(db: asyncpg.Connection, ids: Collection[UUID], limit: int) -> dict[UUID, datetime]:
+    """Take these failed events to run them again, those that ran fewer than `limit` times; returns their accepted_at."""
+    rows = await db.fetch(SQL["claim_replays"], sorted(ids), limit)
+    return {row["event_id"]: row["accepted_at"] for row in rows}
+
+
+async def release(db: asyncpg.Connection, keys: Collection[UUID], replays: Collection[UUID]) -> None:
+    """Give back what was claimed in this transaction and not run."""
+    if keys:
+        await db.execute(SQL["release_keys"], sorted(keys))
+    if replays:
+        await db.execute(SQL["release_replays"], sorted(replays))
+
+
+async def fail_keys(db: asyncpg.Connection, ids: Collection[UUID]) -> None:
+    """These ran and are dead."""
+    await db.execute(SQL["fail_keys"], sorted(ids))
+
+
+async def close_failures(db: asyncpg.Connection, ids: Collection[UUID]) -> None:
+    """The open failures of these replayed events are settled."""
+    await db.execute(SQL["close_failures"], sorted(ids))
+
+
+def event_row(
+    item: Item,
+    event: Event,
+    accepted_at: datetime,
+    *,
+    handled_by: str | None,
+    failed: bool,
+    now: datetime,
+    attempts: int,
+) -> tuple[Any, ...]:
+    """One row of `events`, in the order of EVENT_COLUMNS."""
+    return (
+        event.id,
+        event.source,
+        event.idempotency_key,
+        event.schema_version,
+        event.type,
+        event.ordering_key,
+        event.occurred_at,
+        event.payload.decode(),
+        event.payload_encoding,
+        "FAILED" if failed else "PROCESSED",
+        handled_by,
+        accepted_at,
+        None if failed else now,
+        attempts,
+        item.topic,
+        item.partition,
+        item.offset,
+    )
+
+
+async def copy_events(db: asyncpg.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Write new events rows with COPY; `event_keys` has already decided that they are new."""
+    await db.copy_records_to_table("events", records=rows, columns=EVENT_COLUMNS)
+
+
+async def update_replayed_event(
+    db: asyncpg.Connection,
+    event_id: UUID,
+    accepted_at: datetime,
+    *,
+    handled_by: str | None,
+    failed: bool,
+    attempts: int,
+) -> None:
+    """The new status of an event that ran again; `attempts` runs are added."""
+    status = "FAILED" if failed else "PROCESSED"
+    await db.execute(SQL["update_replayed_event"], accepted_at, event_id, status, handled_by, attempts)
+
+
+def failure_row(item: Item, dead: Dead, *, attempts: int, quiet: bool) -> tuple[Any, ...]:
+    """One row of `failures`; `quiet`: over the replay limit, recorded but not dead-lettered once more."""
+    event = item.event
+    return (
+        event.id if event else None,
+        event.source if event else None,
+        dead.reason.value,
+        dead.step,
+        dead.error_class,
+        item.topic,
+        item.partition,
+        item.offset,
+        item.appended_at,
+        attempts,
+        "discarded" if quiet else "open",
+        item.key,
+        item.value,
+        encode_headers(item.headers),
+        item.content_hash,
+    )
+
+
+async def insert_failures(db: asyncpg.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Record what cannot be processed."""
+    await db.executemany(SQL["insert_failure"], rows)
+
+
+async def unsent_dead_letters(db: asyncpg.Connection, topic: str, partition: int, most: int) -> list[DeadLetter]:
+    """The outbox of a partition, oldest first, at most `most`."""
+    rows = await db.fetch(SQL["unsent_dead_letters"], topic, partition, most)
+    return [
+        DeadLetter(
+            row["failure_id"],
+            row["key"],
+            row["value"],
+            decode_headers(row["headers"]),
+            {
+                "failure-id": str(row["failure_id"]),
+                "reason": row["reason"],
+                "step": row["step"],
+                "error-class": row["error_class"],
+                "topic": row["topic"],
+                "partition": row["partition"],
+                "offset": row["offset"],
+                "timestamp": milliseconds(row["appended_at"]),
+                "attempts": row["attempts"],
+            },
+        )
+        for row in rows
+    ]
+
+
+async def mark_dead_letter(db: asyncpg.Connection, failure_id: UUID, partition: int, offset: int, at: datetime) -> None:
+    """The broker acknowledged the dead letter at these coordinates and this append time."""
+    await db.execute(SQL["mark_dead_letter"], failure_id, partition, offset, at)
+
+
+def encode_headers(headers: RecordHeaders) -> str:
+    """Record headers as JSON for people: text where it is text, base64 where it is not."""
+    return orjson.dumps([_encode_header(name, value) for name, value in headers]).decode()
+
+
+def _encode_header(name: str, value: bytes | None) -> dict[str, Any]:
+    label = name.replace("\x00", "\ufffd")  # jsonb cannot hold U+0000
+    if value is None:
+        return {"name": label, "null": True}
+    try:
+        text = value.decode()
+    except UnicodeDecodeError:
+        text = "\x00"
+    if "\x00" in text:
+        return {"name": label, "base64": base64.b64encode(value).decode()}
+    return {"name": label, "text": text}
+
+
+def decode_headers(stored: str) -> list[tuple[str, bytes | None]]:
+    """What `encode_headers` wrote."""
+    return [(each["name"], _decode_header(each)) for each in orjson.loads(stored)]
+
+
+def _decode_header(stored: dict[str, Any]) -> bytes | None:
+    if "base64" in stored:
+        return base64.b64decode(stored["base64"])
+    return stored["text"].encode() if "text" in stored else None
+
+
+def _key_columns(items: Iterable[Item]) -> tuple[list[UUID], list[bytes], list[int], list[int]]:
+    ordered = sorted(((item.event.id, item) for item in items if item.event), key=lambda pair: pair[0].int)
+    return (
+        [each for each, _ in ordered],
+        [item.event.fingerprint for _, item in ordered if item.event],
+        [item.partition for _, item in ordered],
+        [item.offset for _, item in ordered],
+    )
