@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from alembic import context
-from alembic.runtime.migration import MigrationInfo
+from alembic.runtime.migration import MigrationContext, MigrationInfo
+from alembic.script import Script
 from sqlalchemy import Connection
 
 from infra.runtime.settings import load_or_exit
@@ -31,11 +33,11 @@ def include_name(name: str | None, kind: str, parents: Any) -> bool:
     return kind != "table" or name is None or not name.startswith("events_")
 
 
-def report(*, step: MigrationInfo, **_: Any) -> None:
+def report(ctx: MigrationContext, step: MigrationInfo, heads: Collection[Any], run_args: Mapping[str, Any]) -> None:
     """One line on stderr for each migration applied."""
     verb = "migrated to" if step.is_upgrade else "went back from"
-    revision = step.up_revision
-    print(f"{verb} {step.up_revision_id}: {revision.doc if revision else ''}", file=sys.stderr)
+    title = step.up_revision.doc if isinstance(step.up_revision, Script) else ""
+    print(f"{verb} {step.up_revision_id}: {title}", file=sys.stderr)
 
 
 def configure(**target: Any) -> None:
@@ -77,7 +79,8 @@ async def run_online() -> None:
 
 
 if context.is_offline_mode():
-    configure(dialect_name="postgresql", literal_binds=True)
+    # "named": with the default style every % of a function body would come out doubled.
+    configure(dialect_name="postgresql", literal_binds=True, dialect_opts={"paramstyle": "named"})
     run()
 else:
     asyncio.run(run_online())
