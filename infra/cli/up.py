@@ -19,7 +19,7 @@ import typer
 from infra.local.endpoints import Endpoints
 from infra.local.settings import LocalSettings
 from infra.local.stack import to_stderr
-from infra.local.system import Options, System
+from infra.local.system import PLUTUS, Options, Programs, System
 from infra.runtime.settings import load_or_exit
 
 _TICK = 0.1
@@ -63,14 +63,14 @@ class Signals:
             raise _Interrupted
 
 
-def up(settings: LocalSettings, options: Options) -> int:
+def up(settings: LocalSettings, options: Options, programs: Programs = PLUTUS) -> int:
     """Run the system until a signal; the exit code.
 
     Raises:
         LocalError: it could not be started or kept alive; all is stopped by then.
     """
     signals = Signals()
-    system = System(settings.home, settings, options)
+    system = System(settings.home, settings, options, programs=programs)
     with signals:
         try:
             with signals.interrupting():

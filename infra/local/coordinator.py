@@ -18,10 +18,10 @@ _CLIENT = "plutus-ready"
 _SECONDS = 1.0
 
 
-def is_answering(port: int, group: str = "plutus-ready") -> bool:
-    """Whether the broker on that port of this machine coordinates the group now."""
+def is_answering(port: int, host: str = "127.0.0.1", group: str = "plutus-ready") -> bool:
+    """Whether the broker at that address coordinates the group now."""
     try:
-        with socket.create_connection(("127.0.0.1", port), _SECONDS) as connection:
+        with socket.create_connection((host, port), _SECONDS) as connection:
             found = _ask(connection, _FIND_COORDINATOR, _string(group))
             if struct.unpack_from(">h", found) != (0,):
                 return False
