@@ -101,7 +101,7 @@ class Event(msgspec.Struct, frozen=True, gc=False):
         """The fingerprint in the version of a stored one, to compare with it.
 
         Raises:
-            ValueError: a version this release does not know.
+            UnknownVersion: a version this release does not know.
         """
         if version == CURRENT:
             return self.fingerprint

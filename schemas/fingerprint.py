@@ -25,6 +25,10 @@ def _version_1(payload: bytes, document: Document) -> bytes:
 _VERSIONS: dict[int, Callable[[bytes, Document], bytes]] = {1: _version_1}
 
 
+class UnknownVersion(ValueError):
+    """A stored fingerprint has a version that this release cannot compute, and so must not judge."""
+
+
 def fingerprint(payload: bytes, document: Document, version: int = CURRENT) -> bytes:
     """17 bytes: the version byte and a 16-byte BLAKE2b digest (RFC 7693) of the canonical form.
 
@@ -34,11 +38,11 @@ def fingerprint(payload: bytes, document: Document, version: int = CURRENT) -> b
         version: the version byte to compute.
 
     Raises:
-        ValueError: an unknown version (a newer release wrote the stored one).
+        UnknownVersion: a newer release wrote the stored one.
     """
     compute = _VERSIONS.get(version)
     if compute is None:
-        raise ValueError(f"Fingerprint version {version} is not known to this release; deploy the newer one.")
+        raise UnknownVersion(f"Fingerprint version {version} is not known to this release; deploy the newer one.")
     return compute(payload, document)
 
 

@@ -22,6 +22,7 @@ from uuid import UUID
 import asyncpg
 
 from schemas.errors import Reason
+from schemas.fingerprint import UnknownVersion
 from stream_worker import store
 from stream_worker.decide import EXHAUSTED, Decision, Known, Run, decide
 from stream_worker.handlers import Registry
@@ -88,6 +89,14 @@ class Processor:
         Raises:
             Fenced: the claim is lost. Hold: wait and try the same again. asyncpg errors of our own statements likewise.
         """
+        try:
+            return await self._process(db, claim, items, failures)
+        except UnknownVersion as error:
+            raise Hold("fingerprint_version", alarm=True) from error
+
+    async def _process(
+        self, db: asyncpg.Connection, claim: Claim, items: Sequence[Item], failures: Mapping[int, int]
+    ) -> Result:
         known = await self._read(db, items)
         await self._remember_missing(db, items, known)
         broken: dict[int, Dead] = {}

@@ -8,7 +8,6 @@ holds the partition: backlog rather than loss.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 import asyncpg
@@ -16,8 +15,8 @@ import asyncpg
 from infra.runtime.producer import NotAccepted, Receipt, Record, Result, Unknown
 from schemas.headers import dead_letter_headers
 from stream_worker import store
+from stream_worker.records import instant
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PAGE = 200
 
 
@@ -57,8 +56,9 @@ async def flush(
             record = Record(letter.key, letter.value, dead_letter_headers(letter.headers, letter.about))
             match await sender.send(dlq_topic, record, timeout):
                 case Receipt() as receipt:
-                    at = _EPOCH + timedelta(milliseconds=receipt.timestamp)
-                    await store.mark_dead_letter(db, letter.failure_id, receipt.partition, receipt.offset, at)
+                    await store.mark_dead_letter(
+                        db, letter.failure_id, receipt.partition, receipt.offset, instant(receipt.timestamp)
+                    )
                     sent += 1
                 case NotAccepted(why) | Unknown(why):
                     raise DeadLettersHeld(why)

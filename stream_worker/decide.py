@@ -108,6 +108,6 @@ def same_payload(event: Event, stored: bytes) -> bool:
     """Compare in the stored fingerprint's version (interleaving 5).
 
     Raises:
-        ValueError: a newer release wrote it; this one must not judge.
+        UnknownVersion: a newer release wrote it; this one must not judge.
     """
     return event.fingerprint_in(version_of(stored)) == stored

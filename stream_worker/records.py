@@ -72,7 +72,7 @@ class Item:
     @property
     def appended_at(self) -> datetime:
         """The same as a time."""
-        return _EPOCH + timedelta(milliseconds=self.appended_ms)
+        return instant(self.appended_ms)
 
     @property
     def content_hash(self) -> bytes:
@@ -116,9 +116,14 @@ def read(record: KafkaRecord, check: Callable[[Event], None], *, refuse_key_mism
     )
 
 
-def milliseconds(instant: datetime) -> int:
+def instant(milliseconds_since_epoch: int) -> datetime:
+    """A time from Kafka's count."""
+    return _EPOCH + timedelta(milliseconds=milliseconds_since_epoch)
+
+
+def milliseconds(moment: datetime) -> int:
     """A time as Kafka counts it."""
-    return (instant - _EPOCH) // timedelta(milliseconds=1)
+    return (moment - _EPOCH) // timedelta(milliseconds=1)
 
 
 def key_matches(key: bytes | None, event: Event) -> bool:

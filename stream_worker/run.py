@@ -139,6 +139,8 @@ class Runner:
                 for task in chunk:
                     async with asyncio.timeout(self.timeout):
                         await handler.one(task.event, tx)
+                    _still_inside(tx, None)  # or the next handler would write outside any transaction
+            _still_inside(tx, None)
             await tx.execute("RELEASE SAVEPOINT plutus_chunk")
         except BaseException as error:
             _reraise_own_cancel(error)
@@ -172,6 +174,7 @@ class Runner:
                     await handler.many([task.event], tx)
                 elif handler.one is not None:
                     await handler.one(task.event, tx)
+            _still_inside(tx, task.position)
             returned = True
             await tx.execute("RELEASE SAVEPOINT plutus_chunk")
         except BaseException as error:
@@ -208,16 +211,23 @@ def classify(error: BaseException, *, timed_out: bool) -> Outcome:
             return Retry(Reason.HANDLER_ERROR, name)
 
 
+def _still_inside(tx: asyncpg.Connection, position: int | None) -> None:
+    """No round trip: the driver knows from the last answer whether a transaction is open."""
+    if not tx.is_in_transaction():
+        raise BrokenTransaction(position)
+
+
 async def _undo(tx: asyncpg.Connection, error: BaseException, position: int | None) -> None:
     """Back to before the chunk.
 
     Raises:
         BrokenTransaction: there is nothing to go back to. Hold: the connection is gone.
     """
+    if isinstance(error, BrokenTransaction):
+        raise error
     if tx.is_closed():
         raise Hold("connection_lost") from error
-    if not tx.is_in_transaction():
-        raise BrokenTransaction(position) from error
+    _still_inside(tx, position)
     try:
         await tx.execute("ROLLBACK TO SAVEPOINT plutus_chunk; RELEASE SAVEPOINT plutus_chunk")
     except asyncpg.InvalidSavepointSpecificationError:
