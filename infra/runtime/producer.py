@@ -125,6 +125,16 @@ class Producer:
         async with asyncio.timeout(timeout):
             self._producer = await self._connect()
 
+    async def partitions(self, topic: str, timeout: float) -> int:
+        """How many partitions the topic has; 0 when it does not exist or no broker says so in time."""
+        if self._producer is None:
+            return 0
+        try:
+            async with asyncio.timeout(timeout):
+                return len(await self._producer.partitions_for(topic))
+        except (TimeoutError, KafkaError):
+            return 0
+
     async def publish(self, topic: str, records: Sequence[Record], timeout: float) -> list[Result]:
         """Publish, grouped by partition and in the given order within each; answers stand in the order of `records`.
 

@@ -1,0 +1,104 @@
+"""Keys in Postgres: the table `event_keys`, the arbiter between gateways and workers.
+
+Two statements, each in a transaction of its own, committed synchronously: a crash of the database after an answer cannot
+take the row with it. Rows that an insert does not return are read by a second statement; one statement's snapshot would be
+older than the row it lost to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Final
+from uuid import UUID
+
+import asyncpg
+
+from infra.runtime import log, postgres
+from infra.runtime.sql import statements
+from ingest_gateway.connections import Connections, Unavailable
+from ingest_gateway.metrics import Metrics
+from ingest_gateway.pipeline import Known, Remembered, StoreBusy, StoreDown
+from ingest_gateway.settings import GatewaySettings
+
+_LOG = log.get(__name__)
+_SQL = statements("ingest_gateway")
+_LOCK_TIMEOUT: Final = 0.05
+
+
+class PostgresKeys:
+    """The key store in Postgres. One connection for each micro-batch in flight and one for what is deferred."""
+
+    def __init__(self, settings: GatewaySettings, metrics: Metrics) -> None:
+        self._look_timeout = settings.gateway_look_timeout
+        self._remember_timeout = settings.gateway_remember_timeout
+        self._republish_after = settings.republish_after
+        self._look_seconds = metrics.look_seconds
+        self._remember_seconds = metrics.remember_seconds
+        self._was_down = False
+        longest = max(self._look_timeout, self._remember_timeout)
+        self.connections = Connections(
+            functools.partial(
+                postgres.connect,
+                settings,
+                name="plutus-gateway-keys",
+                deadlines=postgres.Deadlines(
+                    command=longest, statement=longest, lock=_LOCK_TIMEOUT, idle_in_transaction=5.0
+                ),
+            ),
+            settings.gateway_batches + 1,
+        )
+
+    async def look(self, ids: Sequence[UUID]) -> Mapping[UUID, Known]:
+        """The rows of those ids that have one. Raises: StoreDown."""
+        with self._look_seconds.time():
+            return await self._known(ids, self._look_timeout)
+
+    async def remember(self, keys: Sequence[Remembered]) -> Mapping[UUID, Known]:
+        """Insert what has no row; the rows that were there before. Raises: StoreDown, StoreBusy."""
+        deadline = asyncio.get_running_loop().time() + self._remember_timeout
+        ordered = sorted(keys, key=_by_id)
+        with self._remember_seconds.time():
+            inserted = await self._fetch(_SQL["remember_keys"], *_columns(ordered), timeout=self._remember_timeout)
+            if len(inserted) == len(ordered):
+                return {}
+            mine = {row[0] for row in inserted}
+            others = [key.event_id for key in ordered if key.event_id not in mine]
+            return await self._known(others, max(0.001, deadline - asyncio.get_running_loop().time()))
+
+    async def close(self) -> None:
+        """Give the connections back to the server."""
+        await self.connections.close()
+
+    async def _known(self, ids: Sequence[UUID], timeout: float) -> dict[UUID, Known]:
+        rows = await self._fetch(_SQL["look_keys"], ids, self._republish_after, timeout=timeout)
+        return {row[0]: Known(row[1], row[2], row[3], row[4]) for row in rows}
+
+    async def _fetch(self, statement: str, *arguments: object, timeout: float) -> list[asyncpg.Record]:
+        try:
+            rows = await self.connections.fetch(statement, *arguments, timeout=timeout)
+        except asyncpg.LockNotAvailableError:
+            raise StoreBusy from None
+        except asyncpg.PostgresError as error:
+            self._say_down(f"SQLSTATE {error.sqlstate}")
+            raise StoreDown from None
+        except Unavailable as error:
+            self._say_down(str(error))
+            raise StoreDown from None
+        self._was_down = False
+        return rows
+
+    def _say_down(self, why: str) -> None:
+        if not self._was_down:
+            self._was_down = True
+            _LOG.warning("Postgres does not answer; deduplication is deferred.", action="dedup_store_down", why=why)
+
+
+def _by_id(key: Remembered) -> int:
+    return key.event_id.int
+
+
+def _columns(keys: Sequence[Remembered]) -> tuple[list[UUID], list[bytes], list[int], list[int]]:
+    ids, fingerprints, partitions, offsets = zip(*keys, strict=True)
+    return list(ids), list(fingerprints), list(partitions), list(offsets)

@@ -1,0 +1,361 @@
+"""The heart of the gateway: look, publish, remember, in micro-batches. Knows no HTTP, no Kafka client and no SQL.
+
+    look        what `event_keys` knows of the ids       known: duplicate or conflict, answered now
+    publish     acks=all; the ack names the record       not acked: not accepted, or unknown
+    remember    the key with the record's coordinates    the row that stands decides: mine, a duplicate, a conflict
+
+Equal ids share one flight: a follower is answered only when the first has its own answer. While as many batches as allowed
+are in flight the queue grows, so load makes batches larger and each costs one round trip per step. Batches reach their
+publish step in the order in which they were made, so events submitted in order are enqueued in order.
+
+After an ack nothing turns into a refusal: what cannot be remembered now is deferred. Postgres being away costs
+deduplication here, never events; the worker's own unique key remains.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol
+from uuid import UUID
+
+from infra.runtime import log
+from infra.runtime.producer import Receipt
+from infra.runtime.producer import Result as Published
+from ingest_gateway.breaker import Breaker
+from ingest_gateway.outcomes import (
+    CONFLICT,
+    DUPLICATE,
+    Accepted,
+    NotAccepted,
+    Outcome,
+    Overloaded,
+    Unknown,
+    for_follower,
+)
+from ingest_gateway.pace import Pace
+from schemas.event import Event
+from schemas.fingerprint import version_of
+
+_LOG = log.get(__name__)
+_SWEEP = 0.25
+
+
+class Known(NamedTuple):
+    """What a row of `event_keys` says: the record that made the event. `overdue`: still not stored, and old."""
+
+    fingerprint: bytes
+    partition: int
+    offset: int
+    overdue: bool = False
+
+
+class Remembered(NamedTuple):
+    """A key to remember: the acknowledged record of an event."""
+
+    event_id: UUID
+    fingerprint: bytes
+    partition: int
+    offset: int
+
+
+class StoreDown(Exception):
+    """The key store did not answer in time, or refused."""
+
+
+class StoreBusy(Exception):
+    """The key store is well, but another transaction holds one of the rows."""
+
+
+class KeyStore(Protocol):
+    """Where keys are remembered; the arbiter between gateways and workers."""
+
+    async def look(self, ids: Sequence[UUID]) -> Mapping[UUID, Known]:
+        """The rows of those ids that have one.
+
+        Raises:
+            StoreDown: within the look-up deadline there was no answer.
+        """
+
+    async def remember(self, keys: Sequence[Remembered]) -> Mapping[UUID, Known]:
+        """Insert a row for each key that has none, durably; return the rows that were there before.
+
+        Raises:
+            StoreDown: it is not known what was inserted. StoreBusy: nothing was.
+        """
+
+
+class Publisher(Protocol):
+    """The way into Kafka."""
+
+    async def publish(self, flights: Sequence[Flight]) -> Sequence[Published]:
+        """Publish in the given order per partition; calls are enqueued in the order in which they are made.
+
+        Answers for each: Receipt, NotAccepted (certainly not in Kafka) or Unknown, within its own deadline.
+        """
+
+
+class Memory(Protocol):
+    """Where acknowledged keys wait until they can be remembered."""
+
+    def add(self, keys: Sequence[Remembered]) -> None:
+        """Take these keys over; bounded, so it may have to drop."""
+
+
+class Flight:
+    """One event on its way, and everybody who waits for it.
+
+    event: what was submitted. wire: the record's value. traceparent: W3C trace header of its creation, or None.
+    """
+
+    __slots__ = ("arrived", "event", "followers", "republished", "settled", "traceparent", "wire")
+
+    def __init__(
+        self, event: Event, wire: bytes, traceparent: bytes | None, settled: asyncio.Future[Outcome], arrived: float
+    ) -> None:
+        self.event = event
+        self.wire = wire
+        self.traceparent = traceparent
+        self.settled = settled
+        self.arrived = arrived
+        self.followers: list[asyncio.Future[Outcome]] = []
+        self.republished = False
+
+
+class Policy(NamedTuple):
+    """How the pipeline batches and what it bounds. Times in seconds."""
+
+    batch_size: int
+    batches: int
+    max_in_flight: int
+    queue_timeout: float
+    reject_in_outage: bool
+
+
+class Pipeline:
+    """One per process, used from its event loop.
+
+    Args:
+        store: the key store. publisher: the way into Kafka. memory: takes what could not be remembered.
+        breaker: keeps from asking a store that does not answer.
+        policy: sizes and bounds.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        store: KeyStore,
+        publisher: Publisher,
+        memory: Memory,
+        breaker: Breaker,
+        policy: Policy,
+        clock: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._publisher = publisher
+        self._memory = memory
+        self._breaker = breaker
+        self._policy = policy
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._pace = Pace(clock())
+        self._flights: dict[UUID, Flight] = {}
+        self._queue: deque[Flight] = deque()
+        self._batches: set[asyncio.Task[None]] = set()
+        self._kick_scheduled = False
+        self._sweep_scheduled = False
+        self._last_turn: asyncio.Future[None] | None = None
+        self.in_flight = 0
+
+    @property
+    def overloaded(self) -> Overloaded | None:
+        """The refusal to give now, before any work on an event; None while there is room."""
+        if self.in_flight < self._policy.max_in_flight:
+            return None
+        return Overloaded(self._pace.seconds_for(self.in_flight, self._clock()))
+
+    async def submit(self, event: Event, wire: bytes, traceparent: bytes | None = None) -> Outcome:
+        """What becomes of one event. Events submitted one after the other (without waiting) keep their order per key.
+
+        Args:
+            wire: the envelope on one line, the record's value.
+            traceparent: W3C trace header for the record.
+        """
+        refusal = self.overloaded
+        if refusal is not None:
+            return refusal
+        self.in_flight += 1
+        try:
+            while True:
+                leader = self._flights.get(event.id)
+                if leader is None:
+                    return await self._lead(event, wire, traceparent)
+                waiter = self._loop.create_future()
+                leader.followers.append(waiter)
+                same = leader.event.fingerprint == event.fingerprint
+                outcome = for_follower(await waiter, same_payload=same)
+                if outcome is not None:
+                    return outcome
+        finally:
+            self.in_flight -= 1
+
+    async def drain(self) -> None:
+        """Wait until nothing is in flight. Each flight has its deadlines, so this ends."""
+        while self._queue or self._batches:
+            self._kick()
+            await asyncio.wait(set(self._batches))
+
+    def _lead(self, event: Event, wire: bytes, traceparent: bytes | None) -> asyncio.Future[Outcome]:
+        settled: asyncio.Future[Outcome] = self._loop.create_future()
+        flight = Flight(event, wire, traceparent, settled, self._clock())
+        self._flights[event.id] = flight
+        self._queue.append(flight)
+        if not self._kick_scheduled:
+            # Not at once: what else arrives in this turn of the loop joins the same batch.
+            self._kick_scheduled = True
+            self._loop.call_soon(self._kick)
+        return settled
+
+    def _kick(self) -> None:
+        """Start batches while there is work and room."""
+        self._kick_scheduled = False
+        while self._queue and len(self._batches) < self._policy.batches:
+            size = min(len(self._queue), self._policy.batch_size)
+            flights = [self._queue.popleft() for _ in range(size)]
+            before, turn = self._last_turn, self._loop.create_future()
+            self._last_turn = turn
+            batch = self._loop.create_task(self._fly(flights, before, turn), name="micro-batch")
+            self._batches.add(batch)
+            batch.add_done_callback(lambda done, flights=flights, turn=turn: self._landed(done, flights, turn))  # type: ignore[misc]
+        if self._queue and not self._sweep_scheduled:
+            self._sweep_scheduled = True
+            self._loop.call_later(_SWEEP, self._sweep)
+
+    def _sweep(self) -> None:
+        """Refuse what has waited for a batch too long; it was never given to Kafka."""
+        self._sweep_scheduled = False
+        oldest = self._clock() - self._policy.queue_timeout
+        while self._queue and self._queue[0].arrived < oldest:
+            self._settle(self._queue.popleft(), NotAccepted("queue_timeout"))
+        self._kick()
+
+    def _landed(self, batch: asyncio.Task[None], flights: list[Flight], turn: asyncio.Future[None]) -> None:
+        self._batches.discard(batch)
+        if not turn.done():
+            turn.set_result(None)
+        error = None if batch.cancelled() else batch.exception()
+        if error is not None:
+            _LOG.error("A micro-batch failed in a way it must not.", action="batch_crashed", exc_info=error)
+        for flight in flights:
+            if not flight.settled.done() and self._flights.get(flight.event.id) is flight:
+                self._settle(flight, Unknown("internal_error"))
+        self._pace.note(len(flights), self._clock())
+        self._kick()
+
+    def _settle(self, flight: Flight, outcome: Outcome) -> None:
+        del self._flights[flight.event.id]
+        if not flight.settled.done():
+            flight.settled.set_result(outcome)
+        for follower in flight.followers:
+            if not follower.done():
+                follower.set_result(outcome)
+
+    async def _fly(
+        self, flights: list[Flight], before: asyncio.Future[None] | None, turn: asyncio.Future[None]
+    ) -> None:
+        known = await self._look(flights)
+        fresh = flights if known is None else self._answer_known(flights, known)
+        if before is not None and not before.done():
+            await asyncio.wait((before,))
+        # Whoever is woken by this runs only once the publish below has begun.
+        turn.set_result(None)
+        if known is None and self._policy.reject_in_outage:
+            for flight in flights:
+                self._settle(flight, NotAccepted("dedup_unavailable"))
+            return
+        if not fresh:
+            return
+        acked = self._answer_unpublished(fresh, await self._publisher.publish(fresh))
+        if acked:
+            await self._remember(acked, looked=known is not None)
+
+    async def _look(self, flights: list[Flight]) -> Mapping[UUID, Known] | None:
+        """The known rows; None when the store cannot be asked now."""
+        if not self._breaker.allows():
+            return None
+        try:
+            known = await self._store.look([flight.event.id for flight in flights])
+        except StoreDown:
+            self._breaker.failed()
+            return None
+        self._breaker.succeeded()
+        return known
+
+    def _answer_known(self, flights: list[Flight], known: Mapping[UUID, Known]) -> list[Flight]:
+        """Answer those whose key is known; the rest, and what is due to be published again."""
+        if not known:
+            return flights
+        fresh = []
+        for flight in flights:
+            row = known.get(flight.event.id)
+            outcome = None if row is None else against(flight.event, row)
+            if outcome is None or (row is not None and row.overdue and outcome is DUPLICATE):
+                flight.republished = outcome is not None
+                fresh.append(flight)
+            else:
+                self._settle(flight, outcome)
+        return fresh
+
+    def _answer_unpublished(self, flights: list[Flight], results: Sequence[Published]) -> list[tuple[Flight, Receipt]]:
+        """Answer those that Kafka did not acknowledge, and copies of known events; the rest with their receipts."""
+        acked = []
+        for flight, result in zip(flights, results, strict=True):
+            if not isinstance(result, Receipt):
+                self._settle(flight, result)
+            elif flight.republished:
+                self._settle(flight, DUPLICATE)
+            else:
+                acked.append((flight, result))
+        return acked
+
+    async def _remember(self, acked: list[tuple[Flight, Receipt]], *, looked: bool) -> None:
+        keys = [Remembered(f.event.id, f.event.fingerprint, r.partition, r.offset) for f, r in acked]
+        standing = await self._try_remember(keys) if looked else None
+        if standing is None:
+            self._memory.add(keys)
+        for flight, receipt in acked:
+            row = None if standing is None else standing.get(flight.event.id)
+            self._settle(flight, remembered(flight.event, receipt, row, deferred=standing is None))
+
+    async def _try_remember(self, keys: list[Remembered]) -> Mapping[UUID, Known] | None:
+        """The rows that were there before mine; None when it has to be done later."""
+        if not self._breaker.allows():
+            return None
+        try:
+            standing = await self._store.remember(keys)
+        except StoreBusy:
+            return None
+        except StoreDown:
+            self._breaker.failed()
+            return None
+        self._breaker.succeeded()
+        return standing
+
+
+def against(event: Event, row: Known) -> Outcome:
+    """An event against the row of its id, which another record made."""
+    try:
+        same = event.fingerprint_in(version_of(row.fingerprint)) == row.fingerprint
+    except ValueError:
+        return NotAccepted("fingerprint_version")  # a newer release wrote the row; it can answer
+    return DUPLICATE if same else CONFLICT
+
+
+def remembered(event: Event, receipt: Receipt, row: Known | None, *, deferred: bool) -> Outcome:
+    """The outcome of an acknowledged record. The row that stands decides, by the record it names: a worker may have
+    inserted it from my own record before I could."""
+    if row is None or (row.partition, row.offset) == (receipt.partition, receipt.offset):
+        return Accepted(receipt.partition, receipt.offset, deferred)
+    outcome = against(event, row)
+    return Unknown(outcome.why) if isinstance(outcome, NotAccepted) else outcome

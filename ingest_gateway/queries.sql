@@ -1,0 +1,29 @@
+-- Every statement the gateway runs. Ids are sorted wherever rows are written: two gateways that insert the same keys in
+-- different orders deadlock.
+
+-- name: look_keys
+-- What is known of these events; overdue: accepted that many seconds ago and still not stored.
+SELECT event_id, fingerprint, "partition", record_offset,
+       state = 'accepted' AND accepted_at < now() - make_interval(secs => $2) AS overdue
+  FROM event_keys
+ WHERE event_id = ANY ($1::uuid[]);
+
+-- name: remember_keys
+-- Insert the keys that have no row; the anti-join keeps from waiting for rows that are already there.
+INSERT INTO event_keys (event_id, fingerprint, "partition", record_offset)
+SELECT mine.event_id, mine.fingerprint, mine."partition", mine.record_offset
+  FROM unnest($1::uuid[], $2::bytea[], $3::int[], $4::bigint[])
+       AS mine (event_id, fingerprint, "partition", record_offset)
+ WHERE NOT EXISTS (SELECT FROM event_keys AS known WHERE known.event_id = mine.event_id)
+ ORDER BY mine.event_id
+    ON CONFLICT DO NOTHING
+RETURNING event_id;
+
+-- name: event_status
+-- One event as it stands: its key, its row once there is one, and its latest failure.
+SELECT k.state, k.accepted_at, e.status, e.processed_at, e.attempts, e.handled_by, f.reason, f.step
+  FROM event_keys AS k
+  LEFT JOIN events AS e ON e.received_at = k.accepted_at AND e.event_id = k.event_id
+  LEFT JOIN LATERAL (SELECT reason, step FROM failures WHERE event_id = k.event_id ORDER BY last_at DESC LIMIT 1) AS f
+    ON e.status = 'FAILED'
+ WHERE k.event_id = $1;

@@ -1,0 +1,67 @@
+"""The HTTP server: uvicorn with uvloop and httptools on a socket of ours, under signals of ours."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import socket
+from collections.abc import Generator
+
+import uvicorn
+
+from ingest_gateway.http_protocol import LimitedHttpProtocol
+from ingest_gateway.routes import App
+from ingest_gateway.settings import GatewaySettings
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, which leaves signals to the process: it would raise them again at the end and exit with 143."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        yield
+
+
+def make_server(app: App, settings: GatewaySettings) -> Server:
+    """A server for this application. `serve(sockets=[...])` runs it until `should_exit` is set."""
+    # It logs every malformed request; those are counted and answered, and a stranger must not fill the log.
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)
+    return Server(
+        uvicorn.Config(
+            app,
+            http=LimitedHttpProtocol,
+            loop="none",
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            backlog=settings.gateway_backlog,
+            timeout_keep_alive=math.ceil(settings.gateway_keep_alive),
+            timeout_graceful_shutdown=math.ceil(settings.gateway_drain_timeout),
+        )
+    )
+
+
+def listen(host: str, port: int, backlog: int) -> socket.socket:
+    """A listening socket.
+
+    Raises:
+        OSError: the address is taken, or not of this machine.
+    """
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(backlog)
+        listener.setblocking(False)
+    except OSError:
+        listener.close()
+        raise
+    return listener

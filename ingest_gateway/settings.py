@@ -1,0 +1,93 @@
+"""The gateway's settings: the environment variables of the same names in capitals, beside those of every process."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from infra.runtime.settings import Port, RuntimeSettings, Seconds
+from schemas.limits import EDGE, Limits
+
+RECORD_OVERHEAD = 64 * 1024
+"""Bytes of a record beside the body: key, headers, batch framing."""
+
+
+class GatewaySettings(RuntimeSettings):
+    """Settings of one gateway. Times are seconds, sizes bytes, unless the name says otherwise."""
+
+    # --- where it listens
+    gateway_host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 in a container.")
+    gateway_port: Port = Field(8000, description="Port to listen on; 0 takes any free one and logs it.")
+    gateway_processes: int = Field(1, ge=1, le=64, description="Processes that share the port.")
+    gateway_backlog: int = Field(2048, ge=1, description="Connections the kernel keeps waiting to be accepted.")
+    gateway_keep_alive: Seconds = Field(75.0, description="How long an idle connection is kept open.")
+
+    # --- what it takes
+    gateway_body_bytes: int = Field(EDGE.body_bytes, ge=1024, description="Largest body of one event.")
+    gateway_depth: int = Field(EDGE.depth, ge=1, le=512, description="Deepest nesting of a payload.")
+    gateway_nodes: int = Field(EDGE.nodes, ge=1, description="Most values in a payload, containers included.")
+    gateway_key_chars: int = Field(EDGE.key_chars, ge=1, le=255, description="Longest idempotency key.")
+    gateway_source_chars: int = Field(EDGE.source_chars, ge=1, le=255, description="Longest source.")
+    gateway_strict_schemas: bool = Field(
+        False, description="Refuse events whose type and version have no registered payload schema."
+    )
+    gateway_spread_sources: frozenset[str] = Field(
+        frozenset(),
+        description="JSON array of sources whose ordering_key chooses the partition; order breaks where this is switched.",
+    )
+
+    # --- admission and batching
+    gateway_max_in_flight: int = Field(1024, ge=1, description="Requests a process works on; more are answered 429.")
+    gateway_batch_size: int = Field(256, ge=1, le=5000, description="Most events of one micro-batch.")
+    gateway_batches: int = Field(4, ge=1, le=64, description="Micro-batches in flight; each has its own connection.")
+
+    # --- Kafka
+    gateway_produce_timeout: Seconds = Field(
+        5.0, description="Wait for Kafka's acknowledgement before outcome_unknown."
+    )
+    gateway_queue_timeout: Seconds = Field(2.0, description="Wait for a micro-batch before not_accepted.")
+
+    # --- deduplication
+    gateway_look_timeout: Seconds = Field(
+        0.1, description="Deadline of a key look-up, waiting for a connection included."
+    )
+    gateway_remember_timeout: Seconds = Field(0.5, description="Deadline of remembering keys before it is deferred.")
+    dedup_outage: Literal["accept", "reject"] = Field(
+        "accept", description="While Postgres is away: accept without a look-up, or answer 503 not_accepted."
+    )
+    republish_after: Seconds = Field(
+        600.0, description="A key accepted this long ago and still not stored is published again when it is repeated."
+    )
+    dedup_deferred_max: int = Field(
+        200_000, ge=0, description="Keys kept in memory, to be remembered once Postgres is back; about 300 bytes each."
+    )
+    breaker_failures: int = Field(5, ge=1, description="Failed database steps in a row that open the breaker.")
+    breaker_pause: Seconds = Field(1.0, description="How long an open breaker keeps from trying the database.")
+
+    # --- stopping
+    gateway_lame_duck: float = Field(
+        1.0, ge=0, description="After SIGTERM: how long requests are still taken while /readyz already says no."
+    )
+    gateway_drain_timeout: Seconds = Field(8.0, description="After that: how long requests in flight may take.")
+    gateway_flush_timeout: Seconds = Field(5.0, description="After that: how long flushing and closing may take.")
+
+    @model_validator(mode="after")
+    def _record_fits(self) -> Self:
+        if self.gateway_body_bytes + RECORD_OVERHEAD > self.kafka_max_message_bytes:
+            raise ValueError(
+                f"GATEWAY_BODY_BYTES plus {RECORD_OVERHEAD} must fit into KAFKA_MAX_MESSAGE_BYTES; lower the one or "
+                "raise the other (and max.message.bytes of the topic with it)"
+            )
+        return self
+
+    @property
+    def limits(self) -> Limits:
+        """The envelope's limits at this edge."""
+        return Limits(
+            body_bytes=self.gateway_body_bytes,
+            depth=self.gateway_depth,
+            nodes=self.gateway_nodes,
+            key_chars=self.gateway_key_chars,
+            source_chars=self.gateway_source_chars,
+        )
