@@ -10,27 +10,22 @@ import socket
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import asyncpg
 import pytest
-import pytest_asyncio
-import typer
 from pydantic import SecretStr
 from typer.testing import CliRunner, Result
 
-from infra.cli.migrate import MigrationError, migrate, register
+from infra.cli.main import app
+from infra.cli.migrate import MigrationError, migrate
+from infra.runtime.partitions import Ensured, default_rows, ensure_partitions
+from infra.runtime.sql import statements
 from infra.runtime.tables import DatabaseSettings, engine, metadata
+from tests.stack import ROOT, Stack, new_database
 
-ROOT = Path(__file__).parents[2]
 TABLES = {"alembic_version", "event_keys", "events", "failures", "partition_claims"}
 DAYS = 16  # yesterday, today and 14 ahead
-
-
-class Stack(Protocol):
-    """What these tests need of the services: a DSN of a role that may create databases and roles."""
-
-    dsn: str
 
 
 class Database:
@@ -71,32 +66,28 @@ def with_user(dsn: str, user: str, password: str) -> str:
     return f"postgresql://{user}:{password}@{dsn.rpartition('@')[2]}"
 
 
-async def make_database(stack: Stack, owner: str = "CURRENT_USER") -> Database:
-    name = f"plutus_test_{secrets.token_hex(6)}"
-    await Database(stack.dsn).script(f"CREATE DATABASE {name}")
-    database = Database(f"{stack.dsn.rpartition('/')[0]}/{name}")
-    await Database(stack.dsn).script(f"ALTER DATABASE {name} OWNER TO {owner}")
-    return database
-
-
-async def drop_database(stack: Stack, database: Database) -> None:
-    await Database(stack.dsn).script(f"DROP DATABASE {database.dsn.rpartition('/')[2]} WITH (FORCE)")
-
-
-@pytest_asyncio.fixture
+@pytest.fixture
 async def empty(stack: Stack) -> AsyncIterator[Database]:
     """A database without a table."""
-    database = await make_database(stack)
-    yield database
-    await drop_database(stack, database)
+    async with new_database(stack) as name:
+        yield Database(stack.dsn_of(name))
 
 
-@pytest_asyncio.fixture
+@pytest.fixture
 async def another(stack: Stack) -> AsyncIterator[Database]:
     """A second database without a table, to compare with."""
-    database = await make_database(stack)
-    yield database
-    await drop_database(stack, database)
+    async with new_database(stack) as name:
+        yield Database(stack.dsn_of(name))
+
+
+@pytest.fixture
+async def plain_role(stack: Stack) -> AsyncIterator[tuple[str, str]]:
+    """Name and password of a login that is no superuser. Ask for it before the database that it is to own."""
+    role, secret = f"plutus_test_{secrets.token_hex(6)}", secrets.token_hex(8)
+    admin = Database(stack.dsn)
+    await admin.script(f"CREATE ROLE {role} LOGIN CREATEROLE PASSWORD '{secret}'")
+    yield role, secret
+    await admin.script(f"DROP OWNED BY {role}; DROP ROLE {role}")
 
 
 async def run(*command: str, dsn: str | None) -> tuple[int, str, str]:
@@ -247,9 +238,6 @@ class TestPlutusMigrate:
 
 def command(dsn: str) -> Result:
     """`plutus migrate` with this DATABASE_URL."""
-    app = typer.Typer()
-    app.callback()(lambda: None)
-    register(app)
     return CliRunner().invoke(app, ["migrate"], env={"DATABASE_URL": dsn})
 
 
@@ -288,13 +276,8 @@ class TestPlutusMigrateErrors:
         assert code == 1
         assert "no database of that name" in message
 
-    async def test_missing_privileges(self, stack: Stack, empty: Database) -> None:
-        role, secret = f"plutus_test_{secrets.token_hex(6)}", secrets.token_hex(8)
-        await Database(stack.dsn).script(f"CREATE ROLE {role} LOGIN PASSWORD '{secret}'")
-        try:
-            code, message = await failed(with_user(empty.dsn, role, secret), secret)
-        finally:
-            await Database(stack.dsn).script(f"DROP ROLE {role}")
+    async def test_missing_privileges(self, plain_role: tuple[str, str], empty: Database) -> None:
+        code, message = await failed(with_user(empty.dsn, *plain_role), plain_role[1])
         assert code == 1
         assert "may not change the schema" in message
 
@@ -426,24 +409,36 @@ class TestRoles:
         await conn.close()
         assert permitted == MAY
 
-    async def test_it_works_without_a_superuser_and_the_way_on_stays_open(self, stack: Stack) -> None:
+    async def test_the_processes_run_every_statement_they_have(self, empty: Database) -> None:
+        """EXPLAIN checks privileges as a run would; so a new statement cannot be forgotten in roles.sql."""
+        await asyncio.to_thread(migrate, empty.dsn)
+        await empty.script((ROOT / "migrations" / "roles.sql").read_text())
+        conn = await asyncpg.connect(empty.dsn)
+        await conn.execute("SET ROLE plutus_gateway")
+        for sql in statements("ingest_gateway").values():
+            await conn.execute(f"EXPLAIN (GENERIC_PLAN) {sql}")
+        await conn.execute("SET ROLE plutus_worker")
+        for sql in statements("stream_worker").values():
+            await conn.execute(f"EXPLAIN (GENERIC_PLAN) {sql}")
+        assert await ensure_partitions(conn, days_ahead=16) != Ensured()
+        assert await default_rows(conn) == 0
+        await conn.close()
+        owners = await empty.fetch("SELECT DISTINCT relowner::regrole::text FROM pg_class WHERE relname ~ '^events'")
+        assert owners == [("plutus_owner",)], "a partition that a worker made belongs to the owner of the others"
+
+    async def test_it_works_without_a_superuser_and_the_way_on_stays_open(
+        self, stack: Stack, plain_role: tuple[str, str], empty: Database
+    ) -> None:
         """The role that owns the database migrates, hands over with roles.sql, and migrates again."""
-        role, secret = f"plutus_test_{secrets.token_hex(6)}", secrets.token_hex(8)
-        admin = Database(stack.dsn)
-        await admin.script(f"CREATE ROLE {role} LOGIN CREATEROLE PASSWORD '{secret}'")
-        # The roles belong to the whole server: they may be there already, made by someone else.
+        role, _ = plain_role
+        admin, own = Database(stack.dsn), Database(with_user(empty.dsn, *plain_role))
+        await admin.script(f"ALTER DATABASE {empty.dsn.rpartition('/')[2]} OWNER TO {role}")
+        # Roles belong to the whole server: they may be there already, made by someone else.
         if await admin.fetch("SELECT 1 WHERE to_regrole('plutus_owner') IS NOT NULL"):
             await admin.script(f"GRANT plutus_owner TO {role} WITH ADMIN OPTION")
-        database = await make_database(stack, owner=role)
-        own = Database(with_user(database.dsn, role, secret))
-        try:
-            await asyncio.to_thread(migrate, own.dsn)
-            await own.script((ROOT / "migrations" / "roles.sql").read_text())
-            assert await own.fetch("SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = 'public'") == [
-                ("plutus_owner",)
-            ]
-            await asyncio.to_thread(migrate, own.dsn)
-            await alembic("downgrade", "base", dsn=own.dsn)
-        finally:
-            await drop_database(stack, database)
-            await admin.script(f"DROP OWNED BY {role}; DROP ROLE {role}")
+        await asyncio.to_thread(migrate, own.dsn)
+        await own.script((ROOT / "migrations" / "roles.sql").read_text())
+        owners = await own.fetch("SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = 'public'")
+        assert owners == [("plutus_owner",)]
+        await asyncio.to_thread(migrate, own.dsn)
+        await alembic("downgrade", "base", dsn=own.dsn)
