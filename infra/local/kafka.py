@@ -147,4 +147,5 @@ class Kafka:
             ),
             log=self._home.logs / "kafka.log",
             cwd=self._folder,
+            hint=f"If its data is damaged, move {self._folder} away to start afresh.",
         )

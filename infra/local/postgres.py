@@ -157,6 +157,7 @@ class Postgres:
             stop=signal.SIGINT,
             abort=signal.SIGQUIT,
             keep_root=False,
+            hint=f"If its data is damaged, move {self._data} away to start afresh.",
         )
 
 

@@ -43,6 +43,7 @@ class Command:
     abort: signal that ends it at once.
     keep_root: False runs it as another user where we are root (see `launch`).
     stdin: a few bytes for it to read.
+    hint: what a person may do if it cannot be started: a whole sentence.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Command:
     abort: signal.Signals = signal.SIGKILL
     keep_root: bool = True
     stdin: bytes = b""
+    hint: str = ""
 
 
 class Child:
@@ -178,7 +180,7 @@ def wait_until_ready(child: Child, ready: Callable[[], bool], deadline: float) -
     """
     while not ready():
         if child.death() is not None:
-            raise LocalError(f"{child.obituary()}.")
+            raise LocalError(f"{child.obituary()}. {child.command.hint}".rstrip())
         if time.monotonic() >= deadline:
             words = child.last_words()
             raise LocalError(
