@@ -2,6 +2,12 @@
 
     fingerprint = version byte + digest of the payload's canonical form
 
+The canonical form is JSON in UTF-8 without white space: members sorted by the code points of their names; strings with the
+escapes \\" \\\\ \\b \\t \\n \\f \\r, \\u00xx (lower case) for other characters below U+0020, and every other character as
+itself; a number as its exact value, zero as 0. With d its digits freed of zeros at both ends and p the position of the
+decimal point counted from the first of them, it is written plainly where -40 < p <= 40, or where it has digits on both
+sides of the point; else as the first digit, "." and the rest if there is one, "e" and p - 1.
+
 It is computed from the record alone, never from settings or registered schemas, so that a gateway and a worker of
 different releases agree. A change of the canonical form needs a new version byte; old versions stay computable, and two
 fingerprints are compared in the version of the one that was stored first. The vectors are in `schemas/vectors.json`.

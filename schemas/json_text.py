@@ -179,13 +179,13 @@ def canonical_number(text: str) -> str:
     match = _NUMBER.fullmatch(text)
     assert match is not None, "the JSON grammar admits no other number"  # noqa: S101
     sign, whole, fraction, exponent_sign, exponent = match.groups()
+    power = (exponent or "0").lstrip("0") or "0"
+    if len(power) > _EXPONENT_DIGITS:
+        raise Malformed("A number's exponent is too large to keep.", reason=Reason.UNSTORABLE_NUMBER)
     digits = (whole + (fraction or "")).lstrip("0")
     kept = digits.rstrip("0")
     if not kept:
         return "0"
-    power = (exponent or "0").lstrip("0") or "0"
-    if len(power) > _EXPONENT_DIGITS:
-        raise Malformed("A number's exponent is too large to keep.", reason=Reason.UNSTORABLE_NUMBER)
     scale = int(power) * (-1 if exponent_sign == "-" else 1) - len(fraction or "") + len(digits) - len(kept)
     return sign + _decimal(kept, scale)
 
