@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from functools import partial
 from typing import Any
 
@@ -26,7 +26,7 @@ from infra.runtime.postgres import Deadlines
 from infra.runtime.producer import Producer
 from infra.runtime.telemetry import Telemetry
 from infra.runtime.topics import wait_for_topics
-from schemas.event import Event
+from schemas import registry as schema_registry
 from stream_worker import handlers, records, store
 from stream_worker.backoff import Backoff
 from stream_worker.batch import Processor
@@ -193,6 +193,8 @@ def _shared(
     metrics: Metrics,
 ) -> Shared:
     backoff = Backoff(settings.worker_retry_base, 2.0, settings.worker_retry_ceiling, settings.worker_retry_attempts)
+    # Direct producers skip the edge, so the worker checks payloads again.
+    payload_schemas = schema_registry.default(strict=settings.strict_schemas)
     runner = Runner(
         settings.worker_handler_timeout, settings.transaction_budget, backoff, settings.worker_batch_records
     )
@@ -201,7 +203,7 @@ def _shared(
         slots=asyncio.Semaphore(settings.worker_db_connections),
         processor=Processor(registry, runner, settings.replay_limit, settings.unhandled == "dead"),
         sender=producer,
-        read=partial(records.read, check=_schema_check(settings), refuse_key_mismatch=settings.key_mismatch == "dead"),
+        read=partial(records.read, check=payload_schemas.check, refuse_key_mismatch=settings.key_mismatch == "dead"),
         observer=observer,
         metrics=metrics,
         backoff=backoff,
@@ -210,12 +212,6 @@ def _shared(
         batch_bytes=settings.worker_batch_bytes,
         produce_timeout=settings.kafka_request_timeout,
     )
-
-
-def _schema_check(settings: WorkerSettings) -> Callable[[Event], None]:
-    """The registered payload schemas: direct producers skip the edge, so the worker asks again."""
-    del settings
-    return lambda event: None
 
 
 def _deadlines(settings: WorkerSettings) -> Deadlines:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import asyncpg
 
-from schemas.errors import Permanent, Reason, Retryable
+from schemas.errors import Permanent, Reason, Rejected, Retryable
 from schemas.event import Event
 from stream_worker import sqlstate
 from stream_worker.backoff import Backoff
@@ -194,6 +194,8 @@ def classify(error: BaseException, *, timed_out: bool) -> Outcome:
     """
     name = sqlstate.sqlstate(error) or type(error).__name__
     match error:
+        case Rejected():  # the payload did not fit the schema that the handler asked for
+            return Dead(error.reason, "handle", name)
         case Permanent():
             return Dead(Reason.HANDLER_ERROR, "handle", name)
         case Retryable():

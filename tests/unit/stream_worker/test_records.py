@@ -1,0 +1,91 @@
+"""Reading records: every reason of the Kafka table that reading decides, and headers that survive the failures table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.errors import Reason
+from schemas.headers import dead_letter_headers, without_dead_letter_headers
+from stream_worker import records, store
+from stream_worker.records import Item
+from tests.worker_kit import TOPIC, Raw, envelope
+
+NESTED = b'{"source":"s","schema_version":"1","idempotency_key":"k","payload":%s}'
+
+
+def read(value: bytes | None, headers: Any = (), key: bytes | None = b"src", **options: Any) -> Item:
+    return records.read(Raw(TOPIC, 0, 0, 1, key, value, headers), lambda event: None, **options)
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (None, Reason.NULL_VALUE),
+        (b"", Reason.MALFORMED_JSON),
+        (b"{", Reason.MALFORMED_JSON),
+        (b"\xff\xfe", Reason.MALFORMED_JSON),
+        (b"[1]", Reason.NOT_OBJECT),
+        (b"null", Reason.NOT_OBJECT),
+        (b'{"source":"s","schema_version":"1","payload":1}', Reason.BAD_ID),
+        (envelope("k" * 256), Reason.BAD_ID),
+        (envelope("k\u00e9"), Reason.BAD_ID),
+        (envelope("k", extra=1), Reason.SCHEMA_INVALID),
+        (envelope("k", "\x00"), Reason.UNSTORABLE_TEXT),
+        (NESTED % b'"\\ud800"', Reason.UNSTORABLE_TEXT),
+        (NESTED % b"1e200000", Reason.UNSTORABLE_NUMBER),
+        (NESTED % (b"9" * 140_000), Reason.UNSTORABLE_NUMBER),
+        (NESTED % (b"[" * 65 + b"]" * 65), Reason.TOO_DEEP),
+        (NESTED % (b"[" * 20_000 + b"]" * 20_000), Reason.TOO_DEEP),
+    ],
+)
+def test_reasons(value: bytes | None, reason: Reason) -> None:
+    item = read(value)
+    assert item.event is None
+    assert item.dead is not None
+    assert (item.dead.reason, item.dead.step) == (reason, "parse")
+
+
+def test_headers_beyond_the_limits_are_refused_and_odd_ones_are_not() -> None:
+    value = envelope("k")
+    for headers in ([("h", b"x")] * 1_000, [("h", b"x" * 900_000)]):
+        dead = read(value, headers).dead
+        assert dead is not None
+        assert dead.reason == Reason.HEADERS_TOO_LARGE
+    odd = [("traceparent", b"\xff"), ("traceparent", None), ("", b""), ("h", None)]
+    assert read(value, odd).dead is None
+
+
+def test_a_key_that_is_not_the_source_is_processed_unless_asked_otherwise() -> None:
+    assert read(envelope("k"), key=None).dead is None
+    refused = read(envelope("k"), key=b"other", refuse_key_mismatch=True)
+    assert refused.dead is not None
+    assert refused.dead.reason == Reason.KEY_MISMATCH
+    spread = envelope("k", ordering_key="o")
+    assert read(spread, key=b"src:o", refuse_key_mismatch=True).dead is None
+
+
+names = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=8)
+headers_strategy = st.lists(st.tuples(names, st.none() | st.binary(max_size=16)), max_size=6)
+
+
+@given(headers_strategy)
+def test_headers_come_back_from_the_failures_table_as_they_were(headers: list[tuple[str, bytes | None]]) -> None:
+    assert store.decode_headers(store.encode_headers(headers)) == headers
+
+
+@given(headers_strategy)
+def test_dead_letter_headers_are_added_replaced_and_taken_off_again(headers: list[tuple[str, bytes | None]]) -> None:
+    plain = without_dead_letter_headers(headers)
+    once = dead_letter_headers(plain, {"reason": "a", "offset": 1, "error-class": None})
+    twice = dead_letter_headers(once, {"reason": "b", "offset": 2})
+    assert without_dead_letter_headers(twice) == plain
+    assert twice[len(plain) :] == [("plutus-dlq-reason", b"b"), ("plutus-dlq-offset", b"2")]
+
+
+def test_the_content_hash_tells_null_from_empty_and_key_from_value() -> None:
+    made = {read(v, key=k).content_hash for k in (None, b"", b"a", b"ab") for v in (None, b"", b"b", b"ab")}
+    assert len(made) == 16
