@@ -1,20 +1,27 @@
 """The two topics: how they must be, creating them, and telling what differs.
 
 The events topic stamps records with the broker's time (`LogAppendTime`): replay and dead-letter times are compared by
-it. Nobody creates topics by accident: the broker's auto-creation is off, and a process waits for them with a clear line.
+it. Nobody creates topics by accident: looking at them never does, even where the broker's auto-creation is on, and a
+process waits for them with a clear line.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 
 import stamina
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import (
+    KafkaError,
+    TopicAlreadyExistsError,
+    UnknownTopicOrPartitionError,
+    for_code,
+)
 
 from infra.runtime import log
 from infra.runtime.kafka import connection
@@ -24,6 +31,7 @@ _LOG = log.get(__name__)
 _DAY_MS = 86_400_000
 _DEAD_LETTER_ROOM = 65_536
 _TIMEOUT = 30.0
+_CLOSE_TIMEOUT = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +59,7 @@ def wanted(settings: RuntimeSettings) -> tuple[Topic, Topic]:
 
 
 async def create(settings: RuntimeSettings) -> list[str]:
-    """Create what is missing; returns the names of the topics that were made.
+    """Create what is missing; returns the names of the topics that were made. What exists is left as it is.
 
     Raises:
         KafkaError, TimeoutError: no broker, or it refuses.
@@ -61,40 +69,34 @@ async def create(settings: RuntimeSettings) -> list[str]:
         for topic in wanted(settings):
             request = NewTopic(topic.name, topic.partitions, topic.replication, topic_configs=topic.configs)
             response = await admin.create_topics([request])
-            for name, code, *_ in response.topic_errors:
+            for name, code, message, *_ in response.topic_errors:
                 error = for_code(code)
                 if code == 0:
                     made.append(name)
                 elif error is not TopicAlreadyExistsError:
-                    raise error(f"topic {name}")
+                    raise error(message or f"topic {name}")
     return made
 
 
 async def differences(settings: RuntimeSettings) -> list[str]:
     """What is not as it should be, one sentence each; empty: all is well. Fewer partitions than asked for is reported,
-    more are not."""
+    more are not.
+
+    Raises:
+        KafkaError, TimeoutError: no broker, or it refuses.
+    """
     found = []
     async with _admin(settings) as admin:
-        described = {t["topic"]: t for t in await admin.describe_topics([t.name for t in wanted(settings)])}
+        existing = await _existing(admin)
         for topic in wanted(settings):
-            state = described.get(topic.name)
-            if state is None or state["error_code"] != 0:
+            state = existing.get(topic.name)
+            if state is None:
                 found.append(f"topic {topic.name} does not exist: run `plutus topics create`")
                 continue
             if len(state["partitions"]) < topic.partitions:
                 found.append(f"topic {topic.name} has {len(state['partitions'])} partitions, {topic.partitions} wanted")
             found += await _config_differences(admin, topic)
     return found
-
-
-async def _config_differences(admin: AIOKafkaAdminClient, topic: Topic) -> list[str]:
-    responses = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic.name)])
-    actual = {entry[0]: entry[1] for response in responses for resource in response.resources for entry in resource[4]}
-    return [
-        f"topic {topic.name}: {name} is {actual.get(name)}, {value} wanted"
-        for name, value in topic.configs.items()
-        if actual.get(name) != value
-    ]
 
 
 async def wait_for_topics(settings: RuntimeSettings) -> None:
@@ -104,12 +106,47 @@ async def wait_for_topics(settings: RuntimeSettings) -> None:
         on=(KafkaError, TimeoutError, OSError, _Missing), attempts=None, timeout=None, wait_max=2.0
     ):
         with attempt:
-            missing = [line for line in await differences(settings) if "does not exist" in line]
+            missing = await _missing(settings)
             if missing and not told:
                 told = True
-                _LOG.warning("Waiting for topics.", action="waiting_for_topics", missing=missing)
+                _LOG.warning(
+                    "Waiting for topics: run `plutus topics create`.", action="waiting_for_topics", missing=missing
+                )
             if missing:
                 raise _Missing
+
+
+async def _missing(settings: RuntimeSettings) -> list[str]:
+    async with _admin(settings) as admin:
+        existing = await _existing(admin)
+    return [topic.name for topic in wanted(settings) if topic.name not in existing]
+
+
+async def _existing(admin: AIOKafkaAdminClient) -> dict[str, dict[str, Any]]:
+    """The cluster's topics by name.
+
+    All of them are asked for: aiokafka's request for single ones lets a broker create them with its own defaults.
+    """
+    return {
+        t["topic"]: t for t in await admin.describe_topics() if t["error_code"] != UnknownTopicOrPartitionError.errno
+    }
+
+
+async def _config_differences(admin: AIOKafkaAdminClient, topic: Topic) -> list[str]:
+    """The topic's settings that are not as wanted. A resource is (error code, message, type, name, entries), an entry
+    (name, value, read only, source, sensitive, ...)."""
+    responses = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic.name)])
+    actual: dict[str, str] = {}
+    for response in responses:
+        for code, message, _, _, entries in response.resources:
+            if code:
+                raise for_code(code)(message or f"settings of topic {topic.name}")
+            actual.update((entry[0], entry[1]) for entry in entries)
+    return [
+        f"topic {topic.name}: {name} is {actual.get(name)}, {value} wanted"
+        for name, value in topic.configs.items()
+        if actual.get(name) != value
+    ]
 
 
 class _Missing(Exception):
@@ -124,4 +161,6 @@ async def _admin(settings: RuntimeSettings) -> AsyncIterator[AIOKafkaAdminClient
             await admin.start()
             yield admin
     finally:
-        await admin.close()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_TIMEOUT):
+                await admin.close()
