@@ -16,16 +16,19 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import stamina
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 from aiokafka.partitioner import murmur2
+from aiokafka.structs import TopicPartition
 
 from infra.runtime import log
 from infra.runtime.kafka import connection
@@ -77,6 +80,22 @@ class Unknown:
 Result = Receipt | NotAccepted | Unknown
 
 
+class _Flight(NamedTuple):
+    """A batch on its way: the positions of its records, and aiokafka's future of its ack."""
+
+    positions: list[int]
+    future: asyncio.Future[Any]
+
+
+class _Work(NamedTuple):
+    """One call of `publish`; `results` is filled in as answers come."""
+
+    topic: str
+    records: Sequence[Record]
+    results: list[Result]
+    deadline: float
+
+
 class Producer:
     """One producer of this process; safe for concurrent use from one event loop.
 
@@ -110,6 +129,9 @@ class Producer:
         self._swapping: asyncio.Task[None] | None = None
         self._closing = False
         self._failing_since: float | None = None
+        self._gates: dict[TopicPartition, asyncio.Lock] = {}
+        self._queued: Counter[TopicPartition] = Counter()
+        self._largest = settings.kafka_max_message_bytes - _RECORD_OVERHEAD
 
     @property
     def healthy(self) -> bool:
@@ -150,11 +172,10 @@ class Producer:
         except (TimeoutError, KafkaError):
             self._note_failure(producer, "metadata")
             return [NotAccepted("no_metadata")] * len(records)
-        results: list[Result] = [NotAccepted("not_tried")] * len(records)
-        await asyncio.gather(
-            *(self._publish_group(producer, topic, p, group, records, results, deadline) for p, group in groups.items())
-        )
-        return results
+        work = _Work(topic, records, [NotAccepted("too_large")] * len(records), deadline)
+        flights = await self._enqueue_all(producer, work, groups)
+        await self._await_acks(producer, work, flights)
+        return work.results
 
     async def send(self, topic: str, record: Record, timeout: float) -> Result:
         """Publish one record through aiokafka's `send`, the call that the OpenTelemetry instrumentation traces.
@@ -177,7 +198,8 @@ class Producer:
         except (TimeoutError, KafkaError) as error:
             self._note_failure(producer, type(error).__name__)
             return NotAccepted(type(error).__name__)
-        return (await self._await_ack(producer, topic, future, 1, deadline))[0]
+        await asyncio.wait([future], timeout=max(0.0, deadline - asyncio.get_running_loop().time()))
+        return self._acks(producer, topic, future, 1)[0]
 
     async def stop(self, timeout: float) -> None:
         """Flush and close within `timeout` seconds; what could not be flushed by then is Unknown to its waiters."""
@@ -225,62 +247,80 @@ class Producer:
     async def _group(
         self, producer: AIOKafkaProducer, topic: str, records: Sequence[Record], deadline: float
     ) -> dict[int, list[int]]:
-        """Positions in `records`, by partition."""
+        """Positions in `records`, by partition; what is too large for the topic is left out."""
         async with asyncio.timeout_at(deadline):
             partitions = await producer.partitions_for(topic)
         groups: dict[int, list[int]] = {}
         for position, record in enumerate(records):
+            if record.value is not None and len(record.value) + len(record.key or b"") > self._largest:
+                # The broker would refuse it after its sequence number was spent, and poison the partition.
+                continue
             partition = record.partition
             if partition is None:
                 partition = partition_of(record.key, len(partitions))
             groups.setdefault(partition, []).append(position)
         return groups
 
-    async def _publish_group(
-        self,
-        producer: AIOKafkaProducer,
-        topic: str,
-        partition: int,
-        positions: list[int],
-        records: Sequence[Record],
-        results: list[Result],
-        deadline: float,
-    ) -> None:
-        """One partition's records, as few batches as fit; all are enqueued, in order, before the first ack is awaited."""
-        flights: list[tuple[list[int], asyncio.Future[Any]]] = []
-        remaining = positions
-        while remaining:
-            batch = producer.create_batch()
-            taken = 0
-            for position in remaining:
-                record = records[position]
-                if (
-                    batch.append(timestamp=None, key=record.key, value=record.value, headers=list(record.headers))
-                    is None
-                ):
-                    break
-                taken += 1
-            batch.close()
-            try:
-                async with asyncio.timeout_at(deadline):
-                    future = await producer.send_batch(batch, topic, partition=partition)
-            except (TimeoutError, KafkaError) as error:
-                self._note_failure(producer, type(error).__name__)
-                for position in remaining:
-                    results[position] = NotAccepted(type(error).__name__)
-                break
-            flights.append((remaining[:taken], future))
-            remaining = remaining[taken:]
-        for taken_positions, future in flights:
-            acks = await self._await_ack(producer, topic, future, len(taken_positions), deadline)
-            for position, result in zip(taken_positions, acks, strict=True):
-                results[position] = result
+    async def _enqueue_all(
+        self, producer: AIOKafkaProducer, work: _Work, groups: dict[int, list[int]]
+    ) -> list[_Flight]:
+        """Enqueue every group, and only then look at acks. Where a partition is free, which it is unless the brokers are
+        behind, enqueueing does not wait and needs no task of its own."""
+        flights: list[_Flight] = []
+        waiting: list[asyncio.Task[list[_Flight]]] = []
+        for partition, positions in groups.items():
+            where = TopicPartition(work.topic, partition)
+            gate = self._gates.setdefault(where, asyncio.Lock())
+            enqueue = self._enqueue(producer, work, partition, positions, gate)
+            if self._queued[where] or gate.locked() or producer._message_accumulator._batches.get(where):
+                # Counted from now on, not from its first step: a later call must not overtake it in between.
+                self._queued[where] += 1
+                task = asyncio.create_task(enqueue, name="kafka-enqueue")
+                task.add_done_callback(functools.partial(self._dequeued, where))
+                waiting.append(task)
+            else:
+                flights += await enqueue
+        for group in await asyncio.gather(*waiting) if waiting else ():
+            flights += group
+        return flights
 
-    async def _await_ack(
-        self, producer: AIOKafkaProducer, topic: str, future: asyncio.Future[Any], count: int, deadline: float
-    ) -> list[Result]:
-        done, _ = await asyncio.wait([future], timeout=max(0.0, deadline - asyncio.get_running_loop().time()))
-        if not done:
+    def _dequeued(self, where: TopicPartition, _: object) -> None:
+        self._queued[where] -= 1
+
+    async def _enqueue(
+        self, producer: AIOKafkaProducer, work: _Work, partition: int, positions: list[int], gate: asyncio.Lock
+    ) -> list[_Flight]:
+        """One partition's records, as few batches as fit. The gate is fair, so calls of `publish` keep their order."""
+        flights: list[_Flight] = []
+        done = 0
+        try:
+            async with asyncio.timeout_at(work.deadline), gate:
+                while done < len(positions):
+                    batch, taken = _fill(producer, work.records, positions, done)
+                    future = await producer.send_batch(batch, work.topic, partition=partition)
+                    flights.append(_Flight(positions[done : done + taken], future))
+                    done += taken
+        except (TimeoutError, KafkaError) as error:
+            self._note_failure(producer, type(error).__name__)
+            for position in positions[done:]:
+                work.results[position] = NotAccepted(type(error).__name__)
+        return flights
+
+    async def _await_acks(self, producer: AIOKafkaProducer, work: _Work, flights: list[_Flight]) -> None:
+        if not flights:
+            return
+        remaining = max(0.0, work.deadline - asyncio.get_running_loop().time())
+        await asyncio.wait([flight.future for flight in flights], timeout=remaining)
+        for flight in flights:
+            acks = self._acks(producer, work.topic, flight.future, len(flight.positions))
+            for position, result in zip(flight.positions, acks, strict=True):
+                work.results[position] = result
+
+    def _acks(
+        self, producer: AIOKafkaProducer, topic: str, future: asyncio.Future[Any], count: int
+    ) -> Sequence[Result]:
+        """What a batch's future says now of each of its records."""
+        if not future.done():
             # Not cancelled: the record is on its way whatever we do. Its late failure must not go unread either.
             future.add_done_callback(lambda late: late.cancelled() or late.exception())
             self._note_failure(producer, "ack_timeout")
@@ -326,6 +366,19 @@ def partition_of(key: bytes | None, partitions: int) -> int:
     if key is None:
         return random.randrange(partitions)  # noqa: S311
     return _hash(key) % partitions
+
+
+def _fill(producer: AIOKafkaProducer, records: Sequence[Record], positions: list[int], first: int) -> tuple[Any, int]:
+    """A closed batch of the records at `positions[first:]`, as many as fit, and how many that are (at least one)."""
+    batch = producer.create_batch()
+    taken = 0
+    for position in itertools.islice(positions, first, None):
+        record = records[position]
+        if batch.append(timestamp=None, key=record.key, value=record.value, headers=list(record.headers)) is None:
+            break
+        taken += 1
+    batch.close()
+    return batch, taken
 
 
 @functools.lru_cache(maxsize=4096)
