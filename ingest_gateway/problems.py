@@ -1,6 +1,6 @@
 """Refusals as RFC 9457 problem documents: one table says status, type and title of each kind.
 
-    {"type": "tag:plutus,2026:problem:<kind>", "title": ..., "status": ..., "code": ..., "detail": ...,
+    {"type": "tag:plutus,2026:problem/<kind>", "title": ..., "status": ..., "code": ..., "detail": ...,
      "errors": [{"pointer": "/payload", "detail": ...}]}
 
 `type` names the kind of problem and never changes its meaning, `code` is the exact reason (the words of failures rows and
@@ -17,7 +17,7 @@ import orjson
 from schemas.errors import Invalid, Malformed, Reason, Rejected, TooLarge, UnsupportedMedia
 
 MEDIA_TYPE: Final = b"application/problem+json"
-TYPE_BASE: Final = "tag:plutus,2026:problem:"
+TYPE_BASE: Final = "tag:plutus,2026:problem/"
 _RETRY_AFTER: Final = b"retry-after"
 
 Headers = list[tuple[bytes, bytes]]
