@@ -88,6 +88,9 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     occurred_at: datetime | None = None
     payload_encoding: str = "json"
 
+    def __repr__(self) -> str:  # no payload and no key: a repr may reach a log
+        return f"<Event {self.id} from {self.source}>"
+
     @property
     def data(self) -> Any:
         """The payload as Python values: dict, list, str, int, float, bool or None. Decoded anew at each use."""

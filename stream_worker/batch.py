@@ -17,14 +17,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from uuid import UUID
+from typing import NamedTuple
 
 import asyncpg
 
 from schemas.errors import Reason
 from schemas.fingerprint import UnknownVersion
 from stream_worker import store
-from stream_worker.decide import EXHAUSTED, Decision, Known, Run, decide
+from stream_worker.decide import EXHAUSTED, NEW, REPLAY, Decision, Known, Run, decide
 from stream_worker.handlers import Registry
 from stream_worker.outcomes import Dead, Duplicate, Outcome, Redelivered, Retry, Stored
 from stream_worker.records import Item
@@ -59,9 +59,21 @@ class _Batch:
     items: Sequence[Item]
     failures: Mapping[int, int]
     known: Known
-    accepted_at: dict[UUID, datetime]
-    replayed: set[UUID]
+    accepted_at: dict[bytes, datetime]
+    replayed: set[bytes]
     over_limit: set[int]
+
+    def attempts(self, item: Item) -> int:
+        """Runs of this event by now, this one included."""
+        return self.failures.get(item.offset, 0) + 1
+
+
+class _Ended(NamedTuple):
+    """An event whose story ends here, well or as a failure."""
+
+    item: Item
+    handled_by: str | None
+    failed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,28 +127,20 @@ class Processor:
 
     async def _read(self, db: asyncpg.Connection, items: Sequence[Item]) -> Known:
         first, last = items[0], items[-1]
-        ids = {item.event.id for item in items if item.event}
+        ids = {item.id for item in items if item.event}
         keys = await store.read_keys(db, ids)
-        failed = await store.failed_coordinates(db, first.topic, first.partition, first.offset, last.offset)
-        known = Known(keys, failed, {})
-        await self._read_dead_letters(db, known, ids)
-        return known
-
-    async def _read_dead_letters(self, db: asyncpg.Connection, known: Known, ids: set[UUID]) -> None:
-        failed_ids = {each for each in ids if each in known.keys and known.keys[each].state == "failed"}
-        if failed_ids:
-            known.dead_letter_ms.update(await store.dead_letter_times(db, failed_ids))
+        failed_at = await store.failed_coordinates(db, first.topic, first.partition, first.offset, last.offset)
+        failed = [each for each, row in keys.items() if row.state == "failed"]
+        return Known(keys, failed_at, await store.dead_letter_times(db, failed) if failed else {})
 
     async def _remember_missing(self, db: asyncpg.Connection, items: Sequence[Item], known: Known) -> None:
         """A gateway must not wait behind our handlers for a row of its own record (interleaving 16)."""
-        missing = [
-            item
-            for item, decision in zip(items, decide(items, known), strict=True)
-            if isinstance(decision, Run) and decision.kind == "new" and item.from_gateway
-        ]
-        if missing:
-            await store.remember_keys(db, missing)
-            known.keys.update(await store.read_keys(db, {item.event.id for item in missing if item.event}))
+        if not any(item.from_gateway and item.id not in known.keys for item in items):
+            return
+        decided = zip(items, decide(items, known), strict=True)
+        missing = [item for item, decision in decided if decision is NEW and item.from_gateway]
+        await store.remember_keys(db, missing)
+        known.keys.update(await store.read_keys(db, [item.id for item in missing]))
 
     async def _transaction(
         self, db: asyncpg.Connection, claim: Claim, batch: _Batch, broken: Mapping[int, Dead], careful: bool
@@ -148,56 +152,61 @@ class Processor:
             decisions = await self._claim(db, batch)
             tasks = self._tasks(batch, decisions, broken)
             ran = await self.runner.run(db, tasks, careful=careful)
-            cut = next((t.position for t in tasks if t.position not in ran or isinstance(ran[t.position], Retry)), None)
-            settled = self._settle(batch, decisions, ran, cut)
-            await self._release_rest(db, batch, tasks, cut)
+            cut = _cut(tasks, ran)
+            settled = [
+                ran[position] if isinstance(decision, Run) else decision
+                for position, decision in enumerate(decisions[:cut])
+            ]
+            if cut is not None:
+                rest = {batch.items[task.position].id for task in tasks if task.position >= cut}
+                await store.release(db, rest - batch.replayed, rest & batch.replayed)
             await self._write(db, batch, settled, now)
             next_offset = batch.items[-1].offset + 1 if cut is None else batch.items[cut].offset
             if not await store.close_claim(db, claim, next_offset):
                 raise BrokenTransaction(None)
-        last = ran.get(cut) if cut is not None else None
+        last = None if cut is None else ran.get(cut)
         return Result(
-            [(batch.items[position], outcome) for position, outcome in settled.items()],
+            list(zip(batch.items, settled, strict=False)),
             next_offset,
             last if isinstance(last, Retry) else None,
-            any(isinstance(outcome, Dead | Redelivered) for outcome in settled.values()),
+            any(isinstance(outcome, Dead | Redelivered) for outcome in settled),
         )
 
     async def _claim(self, db: asyncpg.Connection, batch: _Batch) -> list[Decision]:
         """Decisions in which every Run holds its id. A refused claim is read again and its id decided anew."""
-        items, known = batch.items, batch.known
         for _ in range(_ROUNDS):
-            decisions = decide(items, known)
+            decisions = decide(batch.items, batch.known)
             wanted = [
-                (item, d)
-                for item, d in zip(items, decisions, strict=True)
-                if isinstance(d, Run) and _unclaimed(item, batch)
+                (item, decision)
+                for item, decision in zip(batch.items, decisions, strict=True)
+                if isinstance(decision, Run) and item.id not in batch.accepted_at
             ]
-            if not wanted:
+            if await self._take_ids(db, batch, wanted):
                 await self._limit_repeats(db, batch, decisions)
                 return decisions
-            await self._claim_round(db, batch, wanted)
         raise Hold("claims_refused")
 
-    async def _claim_round(self, db: asyncpg.Connection, batch: _Batch, wanted: list[tuple[Item, Run]]) -> None:
-        fresh = [item for item, run in wanted if run.kind != "replay"]
-        replays = {item.event.id for item, run in wanted if run.kind == "replay" and item.event}
+    async def _take_ids(self, db: asyncpg.Connection, batch: _Batch, wanted: list[tuple[Item, Run]]) -> bool:
+        """Claim these ids; False: some were refused, and what is known of them was read again."""
+        fresh = [item for item, run in wanted if run is not REPLAY]
+        replays = {item.id for item, run in wanted if run is REPLAY}
         if fresh:
             batch.accepted_at.update(await store.claim_keys(db, fresh, batch.known.keys))
         if replays:
             returned = await store.claim_replays(db, replays, self.replay_limit)
             batch.accepted_at.update(returned)
             batch.replayed.update(returned)
-            if returned:
-                await store.close_failures(db, returned)
-        refused = {item.event.id for item, _ in wanted if item.event and item.event.id not in batch.accepted_at}
-        if refused:
-            now = await store.read_keys(db, refused)
-            for each in refused:
-                batch.known.keys.pop(each, None)
-            batch.known.keys.update(now)
-            # Still failed, and not ours to run: it has run as often as one may.
-            batch.known.exhausted.update(e for e in refused & replays if e in now and now[e].state == "failed")
+            await store.close_failures(db, returned)
+        refused = {item.id for item, _ in wanted if item.id not in batch.accepted_at}
+        if not refused:
+            return True
+        now = await store.read_keys(db, refused)
+        for each in refused:
+            batch.known.keys.pop(each, None)
+        batch.known.keys.update(now)
+        # Still failed, and not ours to run: it has run as often as one may.
+        batch.known.exhausted.update(e for e in refused & replays if e in now and now[e].state == "failed")
+        return False
 
     async def _limit_repeats(self, db: asyncpg.Connection, batch: _Batch, decisions: Sequence[Decision]) -> None:
         """The same refused bytes, again and again: recorded, but dead-lettered only so often, so that a loop of
@@ -217,7 +226,8 @@ class Processor:
 
     def _tasks(self, batch: _Batch, decisions: Sequence[Decision], broken: Mapping[int, Dead]) -> list[Task]:
         tasks = []
-        for position, (item, decision) in enumerate(zip(batch.items, decisions, strict=True)):
+        for position, decision in enumerate(decisions):
+            item = batch.items[position]
             if isinstance(decision, Run) and item.event is not None:
                 handler = self.registry.find(item.event)
                 settled = item.dead or broken.get(position)
@@ -226,79 +236,63 @@ class Processor:
                 tasks.append(Task(position, item.event, handler, settled, batch.failures.get(item.offset, 0)))
         return tasks
 
-    def _settle(
-        self, batch: _Batch, decisions: Sequence[Decision], ran: Mapping[int, Outcome], cut: int | None
-    ) -> dict[int, Outcome]:
-        """Final outcomes of everything before the cut."""
-        settled: dict[int, Outcome] = {}
-        for position, decision in enumerate(decisions[:cut]):
-            settled[position] = ran[position] if isinstance(decision, Run) else decision
-        return settled
-
-    async def _release_rest(
-        self, db: asyncpg.Connection, batch: _Batch, tasks: Sequence[Task], cut: int | None
-    ) -> None:
-        if cut is None:
-            return
-        rest = {task.event.id for task in tasks if task.position >= cut}
-        await store.release(db, rest - batch.replayed, rest & batch.replayed)
-
-    async def _write(
-        self, db: asyncpg.Connection, batch: _Batch, settled: Mapping[int, Outcome], now: datetime
-    ) -> None:
+    async def _write(self, db: asyncpg.Connection, batch: _Batch, settled: Sequence[Outcome], now: datetime) -> None:
         """The one place where outcomes become effects."""
-        events, failed, keys = [], [], []
-        for position, outcome in settled.items():
+        ended: list[_Ended] = []
+        failures: list[tuple[object, ...]] = []
+        for position, outcome in enumerate(settled):
             item = batch.items[position]
-            attempts = batch.failures.get(item.offset, 0) + 1
             match outcome:
                 case Stored(handled_by):
-                    row = await self._event(db, batch, item, now, handled_by=handled_by, attempts=attempts)
-                    events.extend(row)
+                    ended.append(_Ended(item, handled_by, False))
                 case Dead():
                     quiet = position in batch.over_limit
-                    failed.append(store.failure_row(item, _limited(outcome, quiet), attempts=attempts, quiet=quiet))
-                    if item.event and item.event.id in batch.accepted_at and outcome.step != "decide":
-                        keys.append(item.event.id)
-                        events.extend(await self._event(db, batch, item, now, failed=True, attempts=attempts))
+                    failures.append(store.failure_row(item, outcome, attempts=batch.attempts(item), quiet=quiet))
+                    if outcome.step != "decide" and item.id in batch.accepted_at:
+                        ended.append(_Ended(item, None, True))
                 case Duplicate() | Redelivered() | Retry():
                     pass
-        if keys:
-            await store.fail_keys(db, keys)
-        if events:
-            await store.copy_events(db, events)
-        if failed:
-            await store.insert_failures(db, failed)
+        await self._write_events(db, batch, ended, now)
+        if failures:
+            await store.insert_failures(db, failures)
 
-    async def _event(
-        self,
-        db: asyncpg.Connection,
-        batch: _Batch,
-        item: Item,
-        now: datetime,
-        *,
-        attempts: int,
-        handled_by: str | None = None,
-        failed: bool = False,
-    ) -> list[tuple[object, ...]]:
-        """The new events row, or none after updating the one that a replay already has."""
-        assert item.event is not None  # noqa: S101
-        accepted_at = batch.accepted_at[item.event.id]
-        if item.event.id in batch.replayed:
-            await store.update_replayed_event(
-                db, item.event.id, accepted_at, handled_by=handled_by, failed=failed, attempts=attempts
+    async def _write_events(
+        self, db: asyncpg.Connection, batch: _Batch, ended: Sequence[_Ended], now: datetime
+    ) -> None:
+        """New rows by COPY; the row of a replay is updated, for it has one."""
+        fresh = [each for each in ended if each.item.id not in batch.replayed] if batch.replayed else ended
+        if fresh:
+            await store.copy_events(
+                db,
+                [
+                    store.event_row(
+                        item,
+                        batch.accepted_at[item.id],
+                        handled_by=handled_by,
+                        processed_at=None if failed else now,
+                        attempts=batch.attempts(item),
+                    )
+                    for item, handled_by, failed in fresh
+                ],
             )
-            return []
-        return [
-            store.event_row(
-                item, item.event, accepted_at, handled_by=handled_by, failed=failed, now=now, attempts=attempts
-            )
-        ]
+        for item, handled_by, failed in ended if batch.replayed else ():
+            if item.id in batch.replayed:
+                await store.update_replayed_event(
+                    db,
+                    item,
+                    batch.accepted_at[item.id],
+                    handled_by=handled_by,
+                    failed=failed,
+                    attempts=batch.attempts(item),
+                )
+        dead = [item.id for item, _, failed in ended if failed]
+        if dead:
+            await store.fail_keys(db, dead)
 
 
-def _unclaimed(item: Item, batch: _Batch) -> bool:
-    return item.event is not None and item.event.id not in batch.accepted_at
-
-
-def _limited(dead: Dead, quiet: bool) -> Dead:
-    return Dead(Reason.REPLAY_LIMIT, dead.step, dead.error_class) if quiet else dead
+def _cut(tasks: Sequence[Task], ran: Mapping[int, Outcome]) -> int | None:
+    """The position of the first item that did not run or must wait; None: all ran."""
+    if len(ran) == len(tasks):
+        last = tasks[-1].position if tasks else None
+        return last if last is not None and isinstance(ran[last], Retry) else None
+    return next(t.position for t in tasks if t.position not in ran or isinstance(ran[t.position], Retry))

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Literal
-from uuid import UUID
 
 from schemas.errors import Reason
 from schemas.event import Event
@@ -39,6 +38,8 @@ class Run:
     kind: Literal["new", "accepted", "replay"]
 
 
+NEW, ACCEPTED, REPLAY = Run("new"), Run("accepted"), Run("replay")
+DUPLICATE, REDELIVERED = Duplicate(), Redelivered()
 CONFLICT = Dead(Reason.IDEMPOTENCY_CONFLICT, "decide")
 EXHAUSTED = Dead(Reason.REPLAY_LIMIT, "decide")
 Decision = Run | Outcome
@@ -48,60 +49,60 @@ Decision = Run | Outcome
 class Known:
     """What the database said about a batch.
 
-    keys: rows of `event_keys` by id; read again for ids whose claim is refused.
+    keys: rows of `event_keys` by the id's bytes; read again for ids whose claim is refused.
     failed_at: (offset, append time in ms) of this partition's records that have a failures row.
     dead_letter_ms: for failed ids, the append time (ms) of the last dead letter; absent while it is not acknowledged.
     exhausted: failed ids that have run as often as one may.
     """
 
-    keys: dict[UUID, KeyRow]
+    keys: dict[bytes, KeyRow]
     failed_at: AbstractSet[tuple[int, int]]
-    dead_letter_ms: dict[UUID, int]
-    exhausted: set[UUID] = field(default_factory=set)
+    dead_letter_ms: dict[bytes, int]
+    exhausted: set[bytes] = field(default_factory=set)
 
 
 def decide(items: Sequence[Item], known: Known) -> list[Decision]:
     """One decision per item, in their order."""
-    claimed: dict[UUID, Event] = {}
+    claimed: dict[bytes, Event] = {}
     return [_decide(item, known, claimed) for item in items]
 
 
-def _decide(item: Item, known: Known, claimed: dict[UUID, Event]) -> Decision:
+def _decide(item: Item, known: Known, claimed: dict[bytes, Event]) -> Decision:
     if known.failed_at and (item.offset, item.appended_ms) in known.failed_at:
-        return Redelivered()
+        return REDELIVERED
     event = item.event
     if event is None:
         assert item.dead is not None  # noqa: S101
         return item.dead
-    row = known.keys.get(event.id)
-    earlier = claimed.get(event.id)
+    row = known.keys.get(item.id)
+    earlier = claimed.get(item.id)
     if row is None:
         if earlier is None:
-            claimed[event.id] = event
-            return Run("new")
-        return Duplicate() if earlier.fingerprint == event.fingerprint else CONFLICT
+            claimed[item.id] = event
+            return NEW
+        return DUPLICATE if earlier.fingerprint == event.fingerprint else CONFLICT
     if not same_payload(event, row.fingerprint):
         return CONFLICT
     if earlier is not None:
-        return Duplicate()
-    decision = _of_row(item, event, row, known)
+        return DUPLICATE
+    decision = _of_row(item, row, known)
     if isinstance(decision, Run):
-        claimed[event.id] = event
+        claimed[item.id] = event
     return decision
 
 
-def _of_row(item: Item, event: Event, row: KeyRow, known: Known) -> Decision:
+def _of_row(item: Item, row: KeyRow, known: Known) -> Decision:
     match row.state:
         case "accepted":
-            return Run("accepted")
+            return ACCEPTED
         case "stored" | "parked":
-            return Duplicate()
+            return DUPLICATE
         case "failed":
             # A copy that was in the log before the dead letter is no replay (interleaving 2b). Both are broker time.
-            buried = known.dead_letter_ms.get(event.id)
+            buried = known.dead_letter_ms.get(item.id)
             if buried is None or item.appended_ms <= buried:
-                return Duplicate()
-            return EXHAUSTED if event.id in known.exhausted else Run("replay")
+                return DUPLICATE
+            return EXHAUSTED if item.id in known.exhausted else REPLAY
 
 
 def same_payload(event: Event, stored: bytes) -> bool:

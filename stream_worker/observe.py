@@ -17,7 +17,7 @@ from infra.runtime.telemetry import Telemetry
 from stream_worker.batch import Result
 from stream_worker.metrics import Metrics
 from stream_worker.outcomes import Dead, Duplicate, Redelivered, Retry, Stored
-from stream_worker.records import Item, key_matches
+from stream_worker.records import Item
 
 _LOG = log.get(__name__)
 _LINKS = 64
@@ -75,7 +75,7 @@ class Observer:
                     metrics.dead_letters.labels(reason.value).inc()
                 case Retry():
                     counts["retry"] += 1
-            if item.event is not None and not key_matches(item.key, item.event):
+            if not item.key_matches:
                 counts["key_mismatch"] += 1
         metrics.success.inc(counts["stored"])
         metrics.failure.inc(counts["dead"])

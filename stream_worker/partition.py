@@ -74,7 +74,7 @@ class Partition:
         self.failed: BaseException | None = None
         self._shared = shared
         self._on_fenced = on_fenced
-        self._records: deque[KafkaRecord] = deque()
+        self._records: deque[tuple[KafkaRecord, int]] = deque()
         self._arrived = asyncio.Event()
         self._stopping = asyncio.Event()
         self._failures: dict[int, int] = {}
@@ -87,8 +87,9 @@ class Partition:
         """Take fetched records into the buffer; the caller bounds it by pausing."""
         for record in records:
             if self.progress.receive(record.offset):
-                self._records.append(record)
-                self.buffered += _size(record)
+                size = _size(record)
+                self._records.append((record, size))
+                self.buffered += size
         self._arrived.set()
         self._note_oldest()
 
@@ -207,19 +208,19 @@ class Partition:
     def _take(self) -> list[Item]:
         """The next records, read; they stay in the buffer until they are settled."""
         taken: list[Item] = []
-        size = 0
-        for record in self._records:
-            size += _size(record)
-            if taken and (len(taken) >= self._largest or size > self._shared.batch_bytes):
+        total = 0
+        for record, size in self._records:
+            total += size
+            if taken and (len(taken) >= self._largest or total > self._shared.batch_bytes):
                 break
             taken.append(self._shared.read(record))
         return taken
 
     def _advance(self, result: Result) -> None:
         records = self._records
-        while records and records[0].offset < result.next_offset:
-            record = records.popleft()
-            self.buffered -= _size(record)
+        while records and records[0][0].offset < result.next_offset:
+            record, size = records.popleft()
+            self.buffered -= size
             self._failures.pop(record.offset, None)
         # After a deadlock the partition went down to single events; it grows again with every batch that works.
         self._largest = min(self._shared.batch_records, self._largest * 2)
@@ -258,7 +259,7 @@ class Partition:
             )
 
     def _note_oldest(self) -> None:
-        oldest = self._records[0].timestamp / 1000 if self._records else 0
+        oldest = self._records[0][0].timestamp / 1000 if self._records else 0
         self._shared.metrics.oldest.labels(self._label).set(oldest)
 
 

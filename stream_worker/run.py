@@ -14,6 +14,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
+from typing import NamedTuple
 
 import asyncpg
 
@@ -26,6 +29,7 @@ from stream_worker.outcomes import Dead, Outcome, Retry, Stored
 from stream_worker.sqlstate import Verdict
 
 _CHUNK = 64
+_UNHANDLED = Stored(None)
 _IN_FAILED_TRANSACTION = "25P02"
 
 
@@ -52,8 +56,7 @@ class Hold(Exception):
         self.alarm = alarm
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
+class Task(NamedTuple):
     """One event to run: its place in the batch, its handler, and what is already decided about it.
 
     settled: it must not run (a schema that does not fit, a handler that ended an earlier try).
@@ -96,36 +99,30 @@ class Runner:
             if outcomes and clock() > end:
                 break
             outcomes.update(await self._run_chunk(tx, chunk, careful, end))
-            if outcomes and isinstance(outcomes[max(outcomes)], Retry):
-                break
-            if chunk[-1].position not in outcomes:
+            last = outcomes.get(chunk[-1].position)
+            if last is None or isinstance(last, Retry):
                 break
         return outcomes
 
     def _chunks(self, tasks: Sequence[Task]) -> Iterator[list[Task]]:
-        """Neighbours that share a handler and are not settled, in log order."""
-        chunk: list[Task] = []
-        for task in tasks:
-            full = bool(chunk) and len(chunk) >= (self.batch if chunk[0].handler and chunk[0].handler.many else _CHUNK)
-            apart = bool(chunk) and (task.handler is not chunk[0].handler or task.settled or chunk[0].settled)
-            if full or apart:
-                yield chunk
-                chunk = []
-            chunk.append(task)
-        if chunk:
-            yield chunk
+        """Neighbours that share a handler and what is settled about them, in log order, up to the size it takes."""
+        for (handler, settled), neighbours in groupby(tasks, key=attrgetter("handler", "settled")):
+            chunk = list(neighbours)
+            size = len(chunk) if handler is None or settled else self.batch if handler.many else _CHUNK
+            for start in range(0, len(chunk), size):
+                yield chunk[start : start + size]
 
     async def _run_chunk(
         self, tx: asyncpg.Connection, chunk: list[Task], careful: bool, end: float
     ) -> Mapping[int, Outcome]:
         first = chunk[0]
         if first.settled is not None:
-            return {task.position: first.settled for task in chunk}
+            return dict.fromkeys([task.position for task in chunk], first.settled)
         handler = first.handler
         if handler is None:
-            return {task.position: Stored(None) for task in chunk}
+            return dict.fromkeys([task.position for task in chunk], _UNHANDLED)
         if not careful and len(chunk) > 1 and await self._whole(tx, handler, chunk):
-            return {task.position: Stored(handler.name) for task in chunk}
+            return dict.fromkeys([task.position for task in chunk], Stored(handler.name))
         return await self._one_by_one(tx, handler, chunk, end)
 
     async def _whole(self, tx: asyncpg.Connection, handler: Handler, chunk: list[Task]) -> bool:

@@ -6,17 +6,18 @@ Nothing here decides anything: rows in, rows out. Ids are passed sorted, so that
 from __future__ import annotations
 
 import base64
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
-from uuid import UUID
+from uuid import UUID as PythonUUID
 
 import asyncpg
 import orjson
+from asyncpg.pgproto.pgproto import UUID  # made from 16 bytes in C; the standard library's costs a microsecond
 
 from infra.runtime.sql import statements
-from schemas.event import Event
+from schemas.errors import Reason
 from schemas.headers import RecordHeaders
 from stream_worker.decide import KeyRow
 from stream_worker.outcomes import Dead
@@ -59,17 +60,17 @@ class Claim:
 class DeadLetter:
     """A failures row whose dead letter is still to be sent."""
 
-    failure_id: UUID
+    failure_id: PythonUUID
     key: bytes | None
     value: bytes | None
     headers: RecordHeaders
     about: dict[str, str | int | None]
 
 
-async def read_keys(db: asyncpg.Connection, ids: Collection[UUID]) -> dict[UUID, KeyRow]:
+async def read_keys(db: asyncpg.Connection, ids: Collection[bytes]) -> dict[bytes, KeyRow]:
     """The rows of these ids."""
-    rows = await db.fetch(SQL["read_keys"], sorted(ids))
-    return {row["event_id"]: KeyRow(row["fingerprint"], row["state"]) for row in rows}
+    rows = await db.fetch(SQL["read_keys"], _uuids(ids))
+    return {row[0].bytes: KeyRow(row[1], row[2]) for row in rows}
 
 
 async def failed_coordinates(
@@ -80,10 +81,10 @@ async def failed_coordinates(
     return frozenset((row["offset"], milliseconds(row["appended_at"])) for row in rows)
 
 
-async def dead_letter_times(db: asyncpg.Connection, ids: Collection[UUID]) -> dict[UUID, int]:
+async def dead_letter_times(db: asyncpg.Connection, ids: Collection[bytes]) -> dict[bytes, int]:
     """Append time (ms) of the last dead letter of each failed event, where all are acknowledged."""
-    rows = await db.fetch(SQL["dead_letter_times"], sorted(ids))
-    return {row["event_id"]: milliseconds(row["dlq_at"]) for row in rows if row["dlq_at"] is not None}
+    rows = await db.fetch(SQL["dead_letter_times"], _uuids(ids))
+    return {row["event_id"].bytes: milliseconds(row["dlq_at"]) for row in rows if row["dlq_at"] is not None}
 
 
 async def times_seen(db: asyncpg.Connection, what: Collection[tuple[str, bytes]]) -> dict[tuple[str, bytes], int]:
@@ -94,7 +95,14 @@ async def times_seen(db: asyncpg.Connection, what: Collection[tuple[str, bytes]]
 
 async def remember_keys(db: asyncpg.Connection, items: Iterable[Item]) -> None:
     """Rows for the events of these items, each naming the record it came in, where none exist yet."""
-    await db.execute(SQL["remember_keys"], *_key_columns(items))
+    ordered = sorted(items, key=_by_id)
+    await db.execute(
+        SQL["remember_keys"],
+        [UUID(item.id) for item in ordered],
+        [_fingerprint(item) for item in ordered],
+        [item.partition for item in ordered],
+        [item.offset for item in ordered],
+    )
 
 
 async def take_claim(db: asyncpg.Connection, group: str, topic: str, partition: int) -> tuple[Claim, int | None]:
@@ -116,52 +124,55 @@ async def close_claim(db: asyncpg.Connection, claim: Claim, next_offset: int) ->
     return found is not None
 
 
-async def claim_keys(db: asyncpg.Connection, items: Iterable[Item], known: dict[UUID, KeyRow]) -> dict[UUID, datetime]:
+async def claim_keys(
+    db: asyncpg.Connection, items: Iterable[Item], known: Mapping[bytes, KeyRow]
+) -> dict[bytes, datetime]:
     """Take the ids of these items to run them now; returns accepted_at of those that came back."""
-    ids, fingerprints, partitions, offsets = _key_columns(items)
+    ordered = sorted(items, key=_by_id)
     # Compared in the stored row's version (interleaving 5): where a row is known, its own bytes are what must match.
-    stored = [known[each].fingerprint if each in known else mine for each, mine in zip(ids, fingerprints, strict=True)]
-    rows = await db.fetch(SQL["claim_keys"], ids, stored, partitions, offsets)
-    return {row["event_id"]: row["accepted_at"] for row in rows}
+    stored = [row.fingerprint if (row := known.get(item.id)) else _fingerprint(item) for item in ordered]
+    rows = await db.fetch(
+        SQL["claim_keys"],
+        [UUID(item.id) for item in ordered],
+        stored,
+        [item.partition for item in ordered],
+        [item.offset for item in ordered],
+    )
+    return {row[0].bytes: row[1] for row in rows}
 
 
-async def claim_replays(db: asyncpg.Connection, ids: Collection[UUID], limit: int) -> dict[UUID, datetime]:
+async def claim_replays(db: asyncpg.Connection, ids: Collection[bytes], limit: int) -> dict[bytes, datetime]:
     """Take these failed events to run them again, those that ran fewer than `limit` times; returns their accepted_at."""
-    rows = await db.fetch(SQL["claim_replays"], sorted(ids), limit)
-    return {row["event_id"]: row["accepted_at"] for row in rows}
+    rows = await db.fetch(SQL["claim_replays"], _uuids(ids), limit)
+    return {row["event_id"].bytes: row["accepted_at"] for row in rows}
 
 
-async def release(db: asyncpg.Connection, keys: Collection[UUID], replays: Collection[UUID]) -> None:
+async def release(db: asyncpg.Connection, keys: Collection[bytes], replays: Collection[bytes]) -> None:
     """Give back what was claimed in this transaction and not run."""
     if keys:
-        await db.execute(SQL["release_keys"], sorted(keys))
+        await db.execute(SQL["release_keys"], _uuids(keys))
     if replays:
-        await db.execute(SQL["release_replays"], sorted(replays))
+        await db.execute(SQL["release_replays"], _uuids(replays))
 
 
-async def fail_keys(db: asyncpg.Connection, ids: Collection[UUID]) -> None:
+async def fail_keys(db: asyncpg.Connection, ids: Collection[bytes]) -> None:
     """These ran and are dead."""
-    await db.execute(SQL["fail_keys"], sorted(ids))
+    await db.execute(SQL["fail_keys"], _uuids(ids))
 
 
-async def close_failures(db: asyncpg.Connection, ids: Collection[UUID]) -> None:
+async def close_failures(db: asyncpg.Connection, ids: Collection[bytes]) -> None:
     """The open failures of these replayed events are settled."""
-    await db.execute(SQL["close_failures"], sorted(ids))
+    await db.execute(SQL["close_failures"], _uuids(ids))
 
 
 def event_row(
-    item: Item,
-    event: Event,
-    accepted_at: datetime,
-    *,
-    handled_by: str | None,
-    failed: bool,
-    now: datetime,
-    attempts: int,
-) -> tuple[Any, ...]:
-    """One row of `events`, in the order of EVENT_COLUMNS."""
+    item: Item, accepted_at: datetime, *, handled_by: str | None, processed_at: datetime | None, attempts: int
+) -> tuple[object, ...]:
+    """One row of `events`, in the order of EVENT_COLUMNS. processed_at: None for an event that failed."""
+    event = item.event
+    assert event is not None  # noqa: S101
     return (
-        event.id,
+        UUID(item.id),
         event.source,
         event.idempotency_key,
         event.schema_version,
@@ -170,10 +181,10 @@ def event_row(
         event.occurred_at,
         event.payload.decode(),
         event.payload_encoding,
-        "FAILED" if failed else "PROCESSED",
+        "FAILED" if processed_at is None else "PROCESSED",
         handled_by,
         accepted_at,
-        None if failed else now,
+        processed_at,
         attempts,
         item.topic,
         item.partition,
@@ -181,14 +192,14 @@ def event_row(
     )
 
 
-async def copy_events(db: asyncpg.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+async def copy_events(db: asyncpg.Connection, rows: Sequence[tuple[object, ...]]) -> None:
     """Write new events rows with COPY; `event_keys` has already decided that they are new."""
     await db.copy_records_to_table("events", records=rows, columns=EVENT_COLUMNS)
 
 
 async def update_replayed_event(
     db: asyncpg.Connection,
-    event_id: UUID,
+    item: Item,
     accepted_at: datetime,
     *,
     handled_by: str | None,
@@ -197,16 +208,16 @@ async def update_replayed_event(
 ) -> None:
     """The new status of an event that ran again; `attempts` runs are added."""
     status = "FAILED" if failed else "PROCESSED"
-    await db.execute(SQL["update_replayed_event"], accepted_at, event_id, status, handled_by, attempts)
+    await db.execute(SQL["update_replayed_event"], accepted_at, UUID(item.id), status, handled_by, attempts)
 
 
-def failure_row(item: Item, dead: Dead, *, attempts: int, quiet: bool) -> tuple[Any, ...]:
+def failure_row(item: Item, dead: Dead, *, attempts: int, quiet: bool) -> tuple[object, ...]:
     """One row of `failures`; `quiet`: over the replay limit, recorded but not dead-lettered once more."""
     event = item.event
     return (
-        event.id if event else None,
+        UUID(item.id) if event else None,
         event.source if event else None,
-        dead.reason.value,
+        Reason.REPLAY_LIMIT.value if quiet else dead.reason.value,
         dead.step,
         dead.error_class,
         item.topic,
@@ -222,7 +233,7 @@ def failure_row(item: Item, dead: Dead, *, attempts: int, quiet: bool) -> tuple[
     )
 
 
-async def insert_failures(db: asyncpg.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+async def insert_failures(db: asyncpg.Connection, rows: Sequence[tuple[object, ...]]) -> None:
     """Record what cannot be processed."""
     await db.executemany(SQL["insert_failure"], rows)
 
@@ -252,7 +263,9 @@ async def unsent_dead_letters(db: asyncpg.Connection, topic: str, partition: int
     ]
 
 
-async def mark_dead_letter(db: asyncpg.Connection, failure_id: UUID, partition: int, offset: int, at: datetime) -> None:
+async def mark_dead_letter(
+    db: asyncpg.Connection, failure_id: PythonUUID, partition: int, offset: int, at: datetime
+) -> None:
     """The broker acknowledged the dead letter at these coordinates and this append time."""
     await db.execute(SQL["mark_dead_letter"], failure_id, partition, offset, at)
 
@@ -286,11 +299,15 @@ def _decode_header(stored: dict[str, Any]) -> bytes | None:
     return stored["text"].encode() if "text" in stored else None
 
 
-def _key_columns(items: Iterable[Item]) -> tuple[list[UUID], list[bytes], list[int], list[int]]:
-    ordered = sorted(((item.event.id, item) for item in items if item.event), key=lambda pair: pair[0].int)
-    return (
-        [each for each, _ in ordered],
-        [item.event.fingerprint for _, item in ordered if item.event],
-        [item.partition for _, item in ordered],
-        [item.offset for _, item in ordered],
-    )
+def _by_id(item: Item) -> bytes:
+    return item.id
+
+
+def _fingerprint(item: Item) -> bytes:
+    assert item.event is not None  # noqa: S101
+    return item.event.fingerprint
+
+
+def _uuids(ids: Iterable[bytes]) -> list[Any]:
+    """The driver's own UUIDs, sorted: every statement locks rows in one order."""
+    return [UUID(each) for each in sorted(ids)]

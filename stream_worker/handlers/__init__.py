@@ -34,7 +34,7 @@ StartHook = Callable[[Any], Awaitable[None]]
 F = TypeVar("F", bound=Callable[..., Awaitable[None]])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Handler:
     """One registered handler. `name` is what `events.handled_by` records; exactly one of `one` and `many` is set."""
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from schemas.errors import Reason
 from stream_worker.decide import CONFLICT, EXHAUSTED, KeyRow, Known, Run, decide
@@ -33,17 +32,17 @@ def test_a_known_row_decides(state: str, expected: object) -> None:
     other = Log(offset=1).append(envelope("a", 2))
     assert item.event is not None
     row = KeyRow(item.event.fingerprint, state)  # type: ignore[arg-type]
-    assert decide([item, other], Known({item.event.id: row}, frozenset(), {})) == [expected, CONFLICT]
+    assert decide([item, other], Known({item.id: row}, frozenset(), {})) == [expected, CONFLICT]
 
 
 def test_only_a_copy_appended_after_the_dead_letter_is_a_replay() -> None:
     log = Log()
     before, same, after = (log.append(envelope("a")) for _ in range(3))
     assert before.event is not None
-    rows = {before.event.id: KeyRow(before.event.fingerprint, "failed")}
-    buried = Known(rows, frozenset(), {before.event.id: same.appended_ms})
+    rows = {before.id: KeyRow(before.event.fingerprint, "failed")}
+    buried = Known(rows, frozenset(), {before.id: same.appended_ms})
     assert decide([before, same, after, after], buried) == [Duplicate(), Duplicate(), Run("replay"), Duplicate()]
-    buried.exhausted.add(before.event.id)
+    buried.exhausted.add(before.id)
     assert decide([after], buried) == [EXHAUSTED]
 
 
@@ -52,13 +51,13 @@ def test_coordinates_with_a_failures_row_are_a_redelivery_whatever_they_hold() -
     items = [log.append(b"junk"), log.append(envelope("a"))]
     at = frozenset((item.offset, item.appended_ms) for item in items)
     assert decide(items, Known({}, at, {})) == [Redelivered(), Redelivered()]
-    moved = [replace(item, timestamp=item.timestamp + 1) for item in items]
+    moved = [structs.replace(item, timestamp=item.timestamp + 1) for item in items]
     assert decide(moved, Known({}, at, {})) == [Dead(Reason.MALFORMED_JSON, "parse"), Run("new")], "another record"
 
 
 @pytest.mark.parametrize("raw", [-1, 2**63 - 1, -(2**63), 0])
 def test_any_timestamp_can_be_stored(raw: int) -> None:
-    item = replace(Log().append(envelope("a")), timestamp=raw)
+    item = structs.replace(Log().append(envelope("a")), timestamp=raw)
     assert item.appended_at.year in (1970, 9999)
 
 
