@@ -100,11 +100,11 @@ class Home:
         self._say("waiting for the processes of the last run to end")
         if _lock_until(self.children_lock, time.monotonic() + _LEFTOVER_SECONDS):
             return
-        for pid in _holders(self.path / "children.lock"):
+        for pid in children_of(self.path):
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
         if not _lock_until(self.children_lock, time.monotonic() + _KILL_SECONDS):
-            pids = ", ".join(map(str, _holders(self.path / "children.lock"))) or "unknown"
+            pids = ", ".join(map(str, children_of(self.path))) or "unknown"
             raise LocalError(f"Processes of an earlier run still use {self.path} (pid {pids}). End them and try again.")
 
 
@@ -118,6 +118,12 @@ def is_running(path: Path) -> bool:
         return not _try_lock(descriptor, fcntl.LOCK_SH)
     finally:
         os.close(descriptor)
+
+
+def children_of(path: Path) -> list[int]:
+    """Pids of the processes of the system in that folder, whether its supervisor lives or not; never our own."""
+    others = [process for process in Path("/proc").glob("[0-9]*") if process.name != str(os.getpid())]
+    return [int(process.name) for process in others if _has_open(process, path / "children.lock")]
 
 
 def _try_lock(descriptor: int, kind: int = fcntl.LOCK_EX) -> bool:
@@ -134,12 +140,6 @@ def _lock_until(descriptor: int, deadline: float) -> bool:
             return False
         time.sleep(_POLL)
     return True
-
-
-def _holders(lock: Path) -> list[int]:
-    """Other processes that have the file open."""
-    others = [process for process in Path("/proc").glob("[0-9]*") if process.name != str(os.getpid())]
-    return [int(process.name) for process in others if _has_open(process, lock)]
 
 
 def _has_open(process: Path, file: Path) -> bool:

@@ -98,12 +98,27 @@ def test_a_child_whose_parent_is_gone_before_the_tie_never_starts() -> None:
     assert (done.returncode, done.stdout) == (1, b"")
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root has something to drop")
-def test_root_is_dropped_and_the_tie_holds(log: Path) -> None:
-    command = Command("child", ("sh", "-c", "id -u; exec sleep 60"), log, keep_root=False, stop=signal.SIGINT)
+def test_postgres_never_sees_root(log: Path) -> None:
+    command = Command("child", ("sh", "-c", "echo uid $(id -u).; exec sleep 60"), log, keep_root=False)
     child = process.spawn(command)
-    until(saying(log, "65534"))
+    until(saying(log, f"uid {65534 if os.geteuid() == 0 else os.geteuid()}."))
     child.kill()
+
+
+def test_the_tie_holds_where_root_is_dropped(log: Path) -> None:
+    script = (
+        "import sys, signal; from pathlib import Path; from infra.local.process import Command, spawn\n"
+        "child = spawn(Command('x', ('sleep', '60'), Path(sys.argv[1]), keep_root=False))\n"
+        "print(child.pid, flush=True); signal.pause()"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script, str(log)], stdout=subprocess.PIPE)
+    with parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        until(lambda: Path(f"/proc/{pid}/comm").read_text() == "sleep\n")
+        parent.kill()
+        parent.wait()
+        until(lambda: not is_alive(pid))
 
 
 @pytest.mark.parametrize(
