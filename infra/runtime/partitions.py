@@ -23,6 +23,7 @@ from infra.runtime.sql import statements
 Connection: TypeAlias = asyncpg.Connection | PoolConnectionProxy
 
 DAYS_AHEAD = 14
+# Below Postgres's deadlock_timeout (1 s): where maintenance and a worker wait for each other, maintenance gives way.
 LOCK_TIMEOUT = 0.5
 
 _SQL = statements("infra.runtime", "partitions.sql")

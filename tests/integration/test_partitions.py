@@ -244,6 +244,24 @@ class TestDrop:
             assert await drop_expired(db, 30, lock_timeout=SOON) == Dropped(busy=(day,))
         assert await drop_expired(db, 30, lock_timeout=SOON) == Dropped(held=(day,))
 
+    async def test_an_event_that_fails_after_the_look_is_not_lost(
+        self, db: asyncpg.Connection, other: asyncpg.Connection
+    ) -> None:
+        """The drop has found nothing unfinished and waits for its last lock; a worker that is in its way fails an event
+        of the day. The drop gives way, before the server would call it a deadlock and choose the worker.
+        """
+        day = today() - 40 * DAY
+        await make_partition(db, day)
+        waiting = "SELECT 1 FROM pg_locks WHERE relation = 'events'::regclass AND NOT granted"
+        async with asyncio.timeout(20), other.transaction():
+            await insert(other, noon(today()))
+            drop = asyncio.create_task(drop_expired(db, 30))
+            while not await other.fetch(waiting):
+                pass
+            await insert(other, noon(day), "FAILED")
+        assert await drop == Dropped(busy=(day,))
+        assert await drop_expired(db, 30) == Dropped(held=(day,))
+
     async def test_a_reader_of_everything_makes_it_busy(
         self, db: asyncpg.Connection, other: asyncpg.Connection
     ) -> None:
