@@ -7,6 +7,7 @@ import sys
 import uvloop
 
 from infra.runtime import log
+from infra.runtime.process import quiet_collector
 from infra.runtime.settings import load_or_exit
 from stream_worker.app import run
 from stream_worker.settings import WorkerSettings
@@ -16,6 +17,7 @@ def main() -> int:
     """Run until stopped; 1 when something ended the work unasked, 2 for wrong settings."""
     settings = load_or_exit(WorkerSettings)
     log.configure(settings.log_level, settings.log_format, "worker")
+    quiet_collector()
     try:
         uvloop.run(run(settings))
     except ImportError as error:

@@ -37,7 +37,7 @@ class KafkaRecord(Protocol):
     headers: Any
 
 
-class Item(msgspec.Struct, frozen=True, eq=False):
+class Item(msgspec.Struct, frozen=True, eq=False, gc=False):
     """One record and what was read from it. (A msgspec struct, because millions are made: a frozen dataclass costs 2 us.)
 
     id: the event id's 16 bytes, b"" where there is no event. Bytes, because they hash and sort in C, as Postgres does.
