@@ -1,0 +1,51 @@
+# Needs nothing but Python 3.11 or newer on PATH (or PYTHON=...); everything else is fetched, pinned by hash.
+
+PYTHON ?= python3
+ARGS ?=
+BIN := .venv/bin
+READY := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help demo up test check format lock lock-kafka clean
+
+help: ## Show this
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+
+demo: $(READY) ## Run the main job on real input, on real Kafka and Postgres, and check every count
+	@$(BIN)/plutus demo $(ARGS)
+
+up: $(READY) ## Run everything here until Ctrl-C, for example: make up ARGS="--workers 3"
+	@$(BIN)/plutus up $(ARGS)
+
+test: check ## Check, then run every test on real Kafka and Postgres
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(READY) ## Format, lint and types, of the source and the tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(READY) ## Format the code and mend what the linter can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "error: $(PYTHON) is not Python 3.11 or newer. Name one: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@echo "making the environment in .venv"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+lock: ## Maintainers: renew requirements.lock from pyproject.toml (needs uv)
+	@command -v uv >/dev/null || { echo "error: uv is not on PATH. Fix: pip install uv" >&2; exit 1; }
+	uv pip compile pyproject.toml --universal --generate-hashes --all-extras --no-header --no-annotate \
+	  --python-version 3.11 --upgrade --output-file requirements.lock
+
+lock-kafka: $(READY) ## Maintainers: renew infra/local/kafka.lock, for example: make lock-kafka ARGS="4.3.1 2.25.4"
+	$(BIN)/python -m infra.local.lock_kafka $(ARGS) > infra/local/kafka.lock.new
+	mv infra/local/kafka.lock.new infra/local/kafka.lock
+
+clean: ## Remove the environment and caches; data under .plutus stays
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
