@@ -25,7 +25,7 @@ from ingest_gateway.publisher import KafkaPublisher
 from ingest_gateway.routes import INGEST, Ingest, Shell
 from ingest_gateway.settings import GatewaySettings
 from ingest_gateway.web import web
-from schemas.event import Event
+from schemas.registry import default as payload_schemas
 
 _LOG = log.get(__name__)
 _CHECK_TIMEOUT = 1.0
@@ -57,7 +57,8 @@ class Gateway:
         self._pipeline = Pipeline(self._keys, publisher, self._deferred, breaker, policy, time.monotonic)
         self._background: list[asyncio.Task[None]] = []
         self.draining = False
-        ingest = Ingest(self._pipeline, metrics, settings, self._telemetry, _no_schemas)
+        registry = payload_schemas(strict=settings.gateway_strict_schemas)
+        ingest = Ingest(self._pipeline, metrics, settings, self._telemetry, registry.check)
         behind = web(self._status, self._checks(), scrape, settings.limits)
         self.shell = Shell({INGEST: ingest}, behind, lambda: self.draining)
         metrics.in_flight.set_function(lambda: self._pipeline.in_flight)
@@ -110,10 +111,6 @@ class Gateway:
 
     async def _topic_known(self) -> bool:
         return await self._producer.partitions(self._settings.kafka_topic, _CHECK_TIMEOUT) > 0
-
-
-def _no_schemas(_: Event) -> None:
-    """Until the payload schema registry is wired in."""
 
 
 def _say_if_failed(task: asyncio.Task[None]) -> None:

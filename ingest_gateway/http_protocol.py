@@ -5,16 +5,19 @@
     body not complete      15 s   408, closed; nothing of it reaches the application
     head over 16 KiB, over 64 headers   431, closed
 
-A timer exists only while a request is incomplete after what was read, so a request that came in one piece costs none.
+A timer exists only while a request is incomplete after what was read, so a request that came in one piece costs none. An
+answer that is complete at once is one write: uvicorn's two cost a system call and a packet more.
 """
 
 from __future__ import annotations
 
-from asyncio import BaseTransport, TimerHandle
+from asyncio import BaseTransport, Event, TimerHandle
 from enum import Enum
 from typing import Any, Final
+from urllib.parse import unquote
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+import httptools
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from ingest_gateway.problems import Answer, Kind, problem
 
@@ -35,6 +38,42 @@ class _Phase(Enum):
 
 class _HeadTooLarge(Exception):
     """Raised inside the parser's callbacks to stop it."""
+
+
+class OneWriteCycle(RequestResponseCycle):
+    """One request and its answer. Our applications set content-length and their headers hold nothing from outside."""
+
+    _start: Any = None
+
+    async def send(self, message: Any) -> None:
+        if message["type"] == "http.response.start":
+            self._start = message
+            return
+        start, self._start = self._start, None
+        if start is None or message.get("more_body") or self.scope["method"] == "HEAD":
+            if start is not None:
+                await super().send(start)
+            await super().send(message)
+            return
+        if self.flow.write_paused and not self.disconnected:
+            await self.flow.drain()
+        if self.disconnected:
+            return
+        self.response_started = self.response_complete = True
+        self.waiting_for_100_continue = False
+        parts = [STATUS_LINE[start["status"]]]
+        for name, value in (*self.default_headers, *start["headers"]):
+            if name == b"connection" and value == b"close":
+                self.keep_alive = False
+            else:
+                parts += (name, b": ", value, b"\r\n")
+        parts.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
+        parts.append(message.get("body", b""))
+        self.transport.write(b"".join(parts))
+        self.message_event.set()
+        if not self.keep_alive:
+            self.transport.close()
+        self.on_response()
 
 
 class LimitedHttpProtocol(HttpToolsProtocol):
@@ -86,8 +125,37 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             raise _HeadTooLarge
 
     def on_headers_complete(self) -> None:
+        """As uvicorn's, with our cycle, and without what is switched off here (WebSocket, limit_concurrency)."""
         self._phase = _Phase.BODY
-        super().on_headers_complete()
+        parser, scope = self.parser, self.scope
+        version = parser.get_http_version()
+        scope["method"] = parser.get_method().decode("ascii")
+        if version != "1.1":
+            scope["http_version"] = version
+        url = httptools.parse_url(self.url)
+        path = url.path.decode("ascii")
+        scope["path"] = unquote(path) if "%" in path else path
+        scope["raw_path"] = url.path
+        scope["query_string"] = url.query or b""
+        before = self.cycle
+        self.cycle = OneWriteCycle(
+            scope=scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=self.access_log,
+            default_headers=self.server_state.default_headers,
+            message_event=Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=version != "1.0" and parser.should_keep_alive(),
+            on_response=self.on_response_complete,
+        )
+        if before is None or before.response_complete:
+            self._start_asgi_task(self.cycle, self.app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, self.app))
 
     def on_message_complete(self) -> None:
         self._phase = _Phase.NOTHING

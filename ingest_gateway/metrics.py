@@ -113,6 +113,17 @@ class Metrics:
         return Histogram(name, text, labels, registry=self.registry, buckets=buckets)
 
 
+class ParentMetrics:
+    """What the parent of several processes knows, shown beside their sums."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.processes = Gauge("gateway_processes", "Gateway processes that are alive.", registry=self.registry)
+        self.restarts = Counter(
+            "gateway_process_restarts_total", "Gateway processes that died and were replaced.", registry=self.registry
+        )
+
+
 def version() -> str:
     """The installed version of Plutus."""
     try:

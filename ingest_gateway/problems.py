@@ -119,7 +119,8 @@ def rejected(error: Rejected) -> Answer:
         error.message,
         code=error.reason.value,
         headers=extra,
-        errors=[{"pointer": error.pointer, "detail": error.message}],
+        errors=[{"pointer": one.pointer, "detail": one.detail} for one in error.errors]
+        or [{"pointer": error.pointer, "detail": error.message}],
     )
 
 

@@ -1,7 +1,8 @@
 """One serving process: from a listening socket to a clean exit.
 
 SIGTERM or SIGINT: /readyz says no and connections are given back; after a short while nothing new is taken; what is in
-flight is answered; everything is flushed; exit 0. A second signal ends the process at once.
+flight is answered; everything is flushed; exit 0. A second signal ends the process at once. A child whose parent died
+stops in the same order, but without the wait: whoever starts the gateway again wants the port.
 """
 
 from __future__ import annotations
@@ -14,21 +15,44 @@ from collections.abc import Awaitable, Callable
 
 from infra.runtime import log
 from ingest_gateway.app import Gateway
+from ingest_gateway.control import Channel, Child
 from ingest_gateway.metrics import Metrics
 from ingest_gateway.server import make_server
 from ingest_gateway.settings import GatewaySettings
+from ingest_gateway.sums import render, snapshot
 
 _LOG = log.get(__name__)
 
 
-async def serve(
+async def run_alone(settings: GatewaySettings, listener: socket.socket) -> None:
+    """The gateway's only process: it answers for itself."""
+    metrics = Metrics()
+
+    async def scrape() -> bytes:
+        return render(snapshot(metrics.registry))
+
+    await _serve(settings, listener, metrics, scrape, asyncio.Event())
+
+
+async def run_child(settings: GatewaySettings, listener: socket.socket, control: socket.socket) -> None:
+    """One of several processes: the parent adds up the metrics, and this one ends when the parent does."""
+    metrics, orphaned = Metrics(), asyncio.Event()
+    channel = await Channel.over(control)
+    child = Child(channel, lambda: snapshot(metrics.registry), orphaned)
+    listening = asyncio.create_task(child.run(), name="control")
+    await _serve(settings, listener, metrics, child.scrape, orphaned)
+    listening.cancel()
+    await asyncio.gather(listening, return_exceptions=True)
+    channel.close()
+
+
+async def _serve(
     settings: GatewaySettings,
     listener: socket.socket,
     metrics: Metrics,
     scrape: Callable[[], Awaitable[bytes]],
     orphaned: asyncio.Event,
 ) -> None:
-    """Serve until a signal comes or `orphaned` is set, then stop in order."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -37,15 +61,13 @@ async def serve(
     server = make_server(gateway.shell, settings)
     gateway.start()
     serving = asyncio.create_task(server.serve(sockets=[listener]), name="http-server")
-    host, port = listener.getsockname()[:2]
-    _LOG.info("The gateway listens.", action="listening", host=host, port=port)
     waits = [asyncio.create_task(event.wait()) for event in (stopping, orphaned)]
     await asyncio.wait([serving, *waits], return_when=asyncio.FIRST_COMPLETED)
     gateway.draining = True
-    _LOG.info("The gateway stops.", action="draining")
-    if not serving.done():
+    _LOG.info("The gateway stops.", action="draining", orphaned=orphaned.is_set())
+    if not serving.done() and not orphaned.is_set():
         await asyncio.sleep(settings.gateway_lame_duck)
-        server.should_exit = True
+    server.should_exit = True
     await serving
     await gateway.stop()
     for wait in waits:

@@ -40,7 +40,7 @@ class GatewaySettings(RuntimeSettings):
     # --- admission and batching
     gateway_max_in_flight: int = Field(1024, ge=1, description="Requests a process works on; more are answered 429.")
     gateway_batch_size: int = Field(256, ge=1, le=5000, description="Most events of one micro-batch.")
-    gateway_batches: int = Field(4, ge=1, le=64, description="Micro-batches in flight; each has its own connection.")
+    gateway_batches: int = Field(3, ge=1, le=64, description="Micro-batches in flight; each has its own connection.")
 
     # --- Kafka
     gateway_produce_timeout: Seconds = Field(

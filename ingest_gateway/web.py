@@ -13,6 +13,7 @@ from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 
 from ingest_gateway import openapi
+from ingest_gateway.control import ScrapeFailed
 from ingest_gateway.events import EventStatus, StatusUnavailable
 from ingest_gateway.health import Check, examine
 from ingest_gateway.metrics import version
@@ -75,7 +76,10 @@ def web(status: EventStatus, checks: list[Check], scrape: Callable[[], Awaitable
 
     @app.get("/metrics", summary="Prometheus metrics of the whole gateway.")
     async def metrics() -> Response:
-        return Response(await scrape(), media_type=CONTENT_TYPE)
+        try:
+            return Response(await scrape(), media_type=CONTENT_TYPE)
+        except ScrapeFailed:
+            return _response(problem(Kind.INTERNAL_ERROR, "The metrics could not be added up in time."))
 
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _invalid)
