@@ -248,10 +248,12 @@ def envelope(source: str, key: str, payload: Any, **members: Any) -> bytes:
 
 
 async def produce(stack: Stack, topic: str, records: Sequence[Record]) -> list[RecordMetadata]:
-    """Publish in this order, as any plain producer does (acks=all, murmur2 of the key); returns where each went."""
+    """Publish in this order, as a plain producer does (idempotent, acks=all, murmur2 of the key); returns where each went."""
     async with (
         asyncio.timeout(_KAFKA_SECONDS),
-        AIOKafkaProducer(bootstrap_servers=stack.bootstrap, acks="all", linger_ms=5) as producer,
+        AIOKafkaProducer(
+            bootstrap_servers=stack.bootstrap, acks="all", enable_idempotence=True, linger_ms=5
+        ) as producer,
     ):
         sent = [
             await producer.send(
