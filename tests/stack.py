@@ -24,20 +24,19 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import asyncpg
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from pydantic import SecretStr
 
 from infra.local import coordinator
 from infra.local.ports import Ports
 from infra.local.settings import LocalSettings
 from infra.local.stack import LocalStack
+from infra.runtime import topics
+from infra.runtime.settings import RuntimeSettings
 
 ROOT = Path(__file__).parent.parent
 _CONNECT_SECONDS = 10.0
 _MIGRATE_SECONDS = 60.0
 _CONTAINER_SECONDS = 60.0
-_TOPICS_SECONDS = 30.0
-_DLQ_EXTRA_BYTES = 64 * 1024
-_MAX_MESSAGE_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -183,27 +182,15 @@ async def migrate(dsn: str) -> None:
 
 
 async def make_topics(stack: Stack, partitions: int) -> Topics:
-    """A fresh pair of topics whose records carry the broker's time, as `plutus topics create` makes them."""
+    """A fresh pair of topics, as `plutus topics create` makes them."""
     token = uuid.uuid4().hex[:12]
-    topics = Topics(f"test.{token}.events", f"test.{token}.dlq", partitions)
-    stamped = {"message.timestamp.type": "LogAppendTime"}
-    admin = AIOKafkaAdminClient(bootstrap_servers=stack.bootstrap, client_id="tests")
-    async with asyncio.timeout(_TOPICS_SECONDS):
-        await admin.start()
-        try:
-            answer = await admin.create_topics(
-                [
-                    NewTopic(topics.events, partitions, 1, topic_configs=_sized(stamped, _MAX_MESSAGE_BYTES)),
-                    NewTopic(topics.dlq, 1, 1, topic_configs=_sized(stamped, _MAX_MESSAGE_BYTES + _DLQ_EXTRA_BYTES)),
-                ]
-            )
-        finally:
-            await admin.close()
-    refused = [error for error in answer.topic_errors if error[1]]
-    if refused:
-        raise RuntimeError(f"topics were not created: {refused}")
-    return topics
-
-
-def _sized(settings: dict[str, str], max_bytes: int) -> dict[str, str]:
-    return {**settings, "max.message.bytes": str(max_bytes)}
+    made = Topics(f"test.{token}.events", f"test.{token}.dlq", partitions)
+    settings = RuntimeSettings(
+        kafka_bootstrap_servers=stack.bootstrap,
+        database_url=SecretStr(stack.dsn),
+        kafka_topic=made.events,
+        kafka_dlq_topic=made.dlq,
+        kafka_partitions=partitions,
+    )
+    await topics.create(settings)
+    return made
