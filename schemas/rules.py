@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from schemas.errors import FieldError
-from schemas.payloads.base import RULE
+from schemas.payloads.strict import RULE
 
 MOST_ERRORS = 100
 """How many broken rules are reported of one payload: a hostile one breaks thousands."""

@@ -1,68 +1,32 @@
-"""What every payload model is made of: the strict base class and the field types of money, time, place and identity.
+"""What every payload model is made of: the base class and the field types of money and identity.
 
 A model that derives from `Payload` takes a JSON object with exactly its members. Strict, so that a text is never read
 as a number nor 1 as true; closed (`extra="forbid"`), so that a misspelt optional member is an error of the sender today
 and not a missing value in a year, and so that adding an optional member is no breaking change; frozen, because a
 handler's input is a record of what happened.
 
-Numbers arrive exact: `schemas.registry` reads them as int or Decimal, never as float. Hence `Amount` and `Price`
-for money, and `Measured` beside every `float`: a bare one would refuse every fraction.
-
 A custom validator reports through `broken_rule`: its sentence is shown to senders and operators.
 """
 
 from __future__ import annotations
 
-import re
-from datetime import datetime
 from decimal import Decimal
-from typing import Annotated, Any, LiteralString
+from typing import Annotated, Any
 
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, StringConstraints, WithJsonSchema
+from pydantic_core import CoreSchema
 
-from schemas.event import instant
-
-RULE = "plutus_rule"
-"""The error type whose message `schemas.registry` passes on as it is."""
-_DECIMAL_TEXT = re.compile(r"-?(?:0|[1-9][0-9]{0,39})(?:\.[0-9]{1,39})?")
+from schemas.payloads.strict import broken_rule, closed_over_json
 
 
 class Payload(BaseModel):
-    """Base of every registered payload: strict, closed, frozen."""
+    """Base of every registered payload: strict as JSON is strict, closed, frozen."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
-
-def broken_rule(sentence: LiteralString) -> PydanticCustomError:
-    """The error to raise in a validator: what the member must be, as "must ...".
-
-    Args:
-        sentence: fixed text; never format input into it, it reaches answers and logs.
-    """
-    return PydanticCustomError(RULE, sentence)
-
-
-def exact_decimal(value: object) -> object:
-    """A JSON number, or its decimal text as payment interfaces send it to be safe from floats."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return Decimal(value)
-    if isinstance(value, str) and _DECIMAL_TEXT.fullmatch(value):
-        return Decimal(value)
-    return value
-
-
-def _float(value: object) -> object:
-    return float(value) if isinstance(value, Decimal | int) and not isinstance(value, bool) else value
-
-
-def _moment(value: object) -> object:
-    if isinstance(value, datetime):
-        return value
-    try:
-        return instant(value)
-    except ValueError:
-        raise broken_rule("must be an RFC 3339 date and time with a zone") from None
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return closed_over_json(handler(source), cls, handler.resolve_ref_schema)
 
 
 def decimal_schema(pattern: str, **bounds: float) -> WithJsonSchema:
@@ -79,7 +43,6 @@ Label = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 Amount = Annotated[
     Decimal,
     Field(gt=0, max_digits=24, decimal_places=4),
-    BeforeValidator(exact_decimal),
     decimal_schema(r"^(?!0+(\.0+)?$)(0|[1-9][0-9]{0,19})(\.[0-9]{1,4}0*)?$", exclusiveMinimum=0),
 ]
 """Money to move: above zero, up to 20 digits before the point and 4 after (fits numeric(24, 4)), every digit kept. The
@@ -88,16 +51,9 @@ direction is said by the field or the type, never by a sign."""
 Price = Annotated[
     Decimal,
     Field(ge=0, max_digits=24, decimal_places=4),
-    BeforeValidator(exact_decimal),
     decimal_schema(r"^(0|[1-9][0-9]{0,19})(\.[0-9]{1,4}0*)?$", minimum=0),
 ]
 """Money asked for one unit; zero for what is given away."""
-
-Measured = BeforeValidator(_float)
-"""Marks what a sensor read, as in `Annotated[float, Field(ge=0), Measured]`: a double is more exact than any of them."""
-
-Instant = Annotated[AwareDatetime, BeforeValidator(_moment)]
-"""RFC 3339, with a zone; the same rule as the envelope's `occurred_at`."""
 
 Currency = Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")]
 """An ISO 4217 code by its shape: the list changes (ZWG in 2024, XCG in 2025) and a new code must not stop payments."""

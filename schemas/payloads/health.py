@@ -10,14 +10,13 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import AwareDatetime, ConfigDict, Field, StringConstraints
 
-from schemas.payloads.base import Identifier, Instant, Payload, Sha256, decimal_schema, exact_decimal
+from schemas.payloads.base import Identifier, Payload, Sha256, decimal_schema
 
 Dose = Annotated[
     Decimal,
     Field(gt=0, max_digits=18, decimal_places=6),
-    BeforeValidator(exact_decimal),
     decimal_schema(r"^(?!0+(\.0+)?$)(0|[1-9][0-9]{0,11})(\.[0-9]{1,6}0*)?$", exclusiveMinimum=0),
 ]
 """Above zero; exact, for a dose is ordered and checked in decimal."""
@@ -46,7 +45,7 @@ class HeartRateReading(Payload):
     )
     device_id: Identifier | None = None
     activity: Literal["resting", "active", "sleeping", "unknown"] = "unknown"
-    measured_at: Instant | None = Field(default=None, description="By the device's clock.")
+    measured_at: AwareDatetime | None = Field(default=None, description="By the device's clock.")
 
 
 class MedicationAdministered(Payload):
@@ -94,7 +93,7 @@ class MedicationAdministered(Payload):
         "other",
     ]
     administered_by: Identifier
-    administered_at: Instant
+    administered_at: AwareDatetime
 
 
 class DoctorNotesUpdated(Payload):

@@ -79,9 +79,8 @@ class LineItem(Payload):
     unit_price: Price | None = Field(default=None, description="Before tax and discount, in the order's currency.")
 
 
-LineItems = Annotated[tuple[LineItem, ...], Field(strict=False, min_length=1, max_length=1_000)]
-"""At least one; a sku may stand in several lines (wrapped as a gift, or not). Not strict in one thing: a JSON array becomes
-a tuple."""
+LineItems = Annotated[tuple[LineItem, ...], Field(min_length=1, max_length=1_000)]
+"""At least one; a sku may stand in several lines (wrapped as a gift, or not)."""
 
 
 class CheckoutStarted(Payload):

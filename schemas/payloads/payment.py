@@ -10,7 +10,7 @@ from __future__ import annotations
 from datetime import date
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, model_validator
 
 from schemas.payloads.base import (
     Amount,
@@ -20,9 +20,9 @@ from schemas.payloads.base import (
     Label,
     Payload,
     Sha256,
-    broken_rule,
     check_payable,
 )
+from schemas.payloads.strict import broken_rule
 
 _SHORTEST_CARD_NUMBER = 12
 _LONGEST_CARD_NUMBER = 19
@@ -39,18 +39,7 @@ def _no_card_number(token: str) -> str:
     return token
 
 
-def _day(value: object) -> object:
-    """An RFC 3339 full-date; the strict model takes no text for a date otherwise."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return date.fromisoformat(value) if len(value) == len("2026-01-31") and value[4] == "-" else value
-    except ValueError:
-        return value
-
-
 CardToken = Annotated[Identifier, AfterValidator(_no_card_number)]
-Day = Annotated[date, BeforeValidator(_day)]
 
 
 class _Movement(Payload):
@@ -186,7 +175,7 @@ class KycDocumentUploaded(Payload):
     media_type: Literal["image/jpeg", "image/png", "image/heic", "image/tiff", "application/pdf"]
     size_bytes: Annotated[int, Field(ge=1, le=1 << 40)]
     sha256: Sha256 = Field(description="Of the stored file, so that it can be proved to be the one uploaded.")
-    expires_on: Day | None = None
+    expires_on: date | None = None
 
 
 TYPES: dict[str, type[Payload]] = {

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from schemas.payloads.base import Identifier, Measured, Payload
+from schemas.payloads.base import Identifier, Payload
 
 
 class EngineTemperature(Payload):
@@ -20,7 +20,7 @@ class EngineTemperature(Payload):
     )
 
     vehicle_id: Identifier
-    celsius: Annotated[float, Field(ge=-80, le=1_300), Measured] = Field(
+    celsius: Annotated[float, Field(ge=-80, le=1_300)] = Field(
         description="From a cold start in an Arctic winter to the exhaust of a full load."
     )
     sensor: Literal["coolant", "oil", "intake_air", "exhaust_gas", "battery"] = "coolant"
@@ -45,14 +45,14 @@ class GpsLocationUpdate(Payload):
     )
 
     vehicle_id: Identifier
-    lat: Annotated[float, Field(ge=-90, le=90), Measured]
-    lon: Annotated[float, Field(ge=-180, le=180), Measured]
-    altitude_m: Annotated[float, Field(ge=-500, le=20_000), Measured] | None = None
-    speed_kmh: Annotated[float, Field(ge=0, le=1_300), Measured] | None = None
-    heading_deg: Annotated[float, Field(ge=0, le=360), Measured] | None = Field(
+    lat: Annotated[float, Field(ge=-90, le=90)]
+    lon: Annotated[float, Field(ge=-180, le=180)]
+    altitude_m: Annotated[float, Field(ge=-500, le=20_000)] | None = None
+    speed_kmh: Annotated[float, Field(ge=0, le=1_300)] | None = None
+    heading_deg: Annotated[float, Field(ge=0, le=360)] | None = Field(
         default=None, description="Clockwise from true north; some receivers say 360 for 0."
     )
-    accuracy_m: Annotated[float, Field(ge=0, le=1_000_000), Measured] | None = Field(
+    accuracy_m: Annotated[float, Field(ge=0, le=1_000_000)] | None = Field(
         default=None, description="Radius that holds the true position with 68 %."
     )
 
@@ -63,8 +63,8 @@ class FuelLevel(Payload):
     model_config = ConfigDict(json_schema_extra={"examples": [{"vehicle_id": "van-17", "percent": 61.5, "litres": 43}]})
 
     vehicle_id: Identifier
-    percent: Annotated[float, Field(ge=0, le=100), Measured]
-    litres: Annotated[float, Field(ge=0, le=100_000), Measured] | None = None
+    percent: Annotated[float, Field(ge=0, le=100)]
+    litres: Annotated[float, Field(ge=0, le=100_000)] | None = None
 
 
 TYPES: dict[str, type[Payload]] = {
