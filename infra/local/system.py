@@ -25,6 +25,8 @@ from infra.local.stack import READY_SECONDS, STOP_SECONDS, LocalStack, to_stderr
 
 _SETUP_SECONDS = 120.0
 _PROBE_SECONDS = 2.0
+# What each program may take to stop, where the environment does not say: a little less than its share of our own time.
+_GRACE = {"GATEWAY_DRAIN_TIMEOUT": "4", "GATEWAY_FLUSH_TIMEOUT": "2", "WORKER_DRAIN": "7"}
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "127.0.0.1"}  # noqa: S104 - translated, not bound
 
 
@@ -195,7 +197,8 @@ class System:
             "KAFKA_PARTITIONS": self._options.partitions,
             "WORKER_HANDLERS": self._options.handlers,
         }
-        return {**self.stack.environment(), **{name: str(value) for name, value in asked.items() if value is not None}}
+        given = {name: str(value) for name, value in asked.items() if value is not None}
+        return {**_GRACE, **self.stack.environment(), **given}
 
     def _program(self, name: str, argv: tuple[str, ...], environment: Mapping[str, str]) -> Command:
         return Command(name=name, argv=argv, env=environment, log=self.stack.home.logs / f"{name}.log")
