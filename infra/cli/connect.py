@@ -114,7 +114,8 @@ async def database(settings: RuntimeSettings) -> AsyncIterator[AsyncConnection]:
     with reaching_postgres(settings):
         try:
             async with made.connect() as connection:
-                yield connection
+                # Every statement stands for itself: nothing is held while a person reads or Kafka answers.
+                yield await connection.execution_options(isolation_level="AUTOCOMMIT")
         finally:
             await made.dispose()
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Annotated, Any, Final, NoReturn
+from uuid import UUID
 
 import orjson
 import typer
@@ -56,7 +57,7 @@ def show(line: str) -> None:
 
 def show_json(data: Any) -> None:
     """Print one object as one line of JSON. `orjson.Fragment`s are kept digit for digit."""
-    print(_escaped(orjson.dumps(data).decode()))
+    print(_escaped(orjson.dumps(data, default=_plain).decode()))
 
 
 def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -110,13 +111,20 @@ def run(command: Callable[[], Coroutine[Any, Any, int]]) -> NoReturn:
     except Failure as failure:
         _tell(failure)
         code = failure.code
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         say("interrupted")
         code = INTERRUPTED
     except BrokenPipeError:  # `plutus failures list | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = DONE
     raise typer.Exit(code)
+
+
+def _plain(value: object) -> str:
+    # The driver's UUIDs are a subclass, which orjson leaves to us.
+    if isinstance(value, UUID):
+        return str(value)
+    raise TypeError(type(value).__name__)
 
 
 def _tell(failure: Failure) -> None:
