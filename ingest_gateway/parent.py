@@ -19,7 +19,7 @@ from infra.runtime import log
 from ingest_gateway.control import Ask, Channel, Page, Report, Scrape
 from ingest_gateway.metrics import ParentMetrics
 from ingest_gateway.settings import GatewaySettings
-from ingest_gateway.sums import Snapshot, render, retired, snapshot, total
+from ingest_gateway.sums import Snapshot, Totals, render, snapshot
 
 _LOG = log.get(__name__)
 _SHORTEST: Final = 0.5
@@ -46,7 +46,7 @@ class Parent:
         self._settings = settings
         self._listener = listener
         self._living: dict[int, _Living] = {}
-        self._retired: Snapshot = []
+        self._totals = Totals()
         self._metrics = ParentMetrics()
         self._metrics.processes.set_function(lambda: len(self._living))
         self._stopping = asyncio.Event()
@@ -131,7 +131,7 @@ class Parent:
         finally:
             del self._living[slot]
             child.reported.set()
-            self._retired = total([self._retired, retired(child.latest)])
+            self._totals.retire(child.latest)
 
     async def _listen_to(self, child: _Living) -> None:
         while (message := await child.channel.receive()) is not None:
@@ -154,5 +154,5 @@ class Parent:
                 for child in living:
                     await child.reported.wait()
         mine = snapshot(self._metrics.registry)
-        everything = total([mine, self._retired, *(child.latest for child in self._living.values())])
+        everything = self._totals.over([mine, *(child.latest for child in self._living.values())])
         asking.channel.send(Page(number, render(everything)))

@@ -36,6 +36,12 @@ class Family(msgspec.Struct, array_like=True):
 
 
 Snapshot = list[Family]
+_Key = tuple[str, str, tuple[tuple[str, str], ...]]
+_COUNTING = ("counter", "histogram")
+
+
+def _key(family: Family, sample: Sample) -> _Key:
+    return family.name, sample.name, tuple(sample.labels.items())
 
 
 def snapshot(registry: CollectorRegistry) -> Snapshot:
@@ -49,12 +55,12 @@ def snapshot(registry: CollectorRegistry) -> Snapshot:
 def total(snapshots: Iterable[Snapshot]) -> Snapshot:
     """One snapshot for all: sums, but the largest value of the gauges in `MAXIMA`."""
     families: dict[str, Family] = {}
-    values: dict[tuple[str, str, tuple[tuple[str, str], ...]], Sample] = {}
+    values: dict[_Key, Sample] = {}
     for one in snapshots:
         for family in one:
             merged = families.setdefault(family.name, Family(family.name, family.text, family.kind, []))
             for sample in family.samples:
-                key = (family.name, sample.name, tuple(sample.labels.items()))
+                key = _key(family, sample)
                 known = values.get(key)
                 if known is None:
                     known = values[key] = Sample(sample.name, sample.labels, sample.value)
@@ -66,9 +72,27 @@ def total(snapshots: Iterable[Snapshot]) -> Snapshot:
     return list(families.values())
 
 
-def retired(last: Snapshot) -> Snapshot:
-    """What stays of a process that died: its counts, not its gauges."""
-    return [family for family in last if family.kind in ("counter", "histogram")]
+class Totals:
+    """The sums over processes of which some die. Made in one place and clamped to what was shown before, so a counter never
+    goes down, not even by the rounding of a sum in another order, which Prometheus would take for a reset."""
+
+    def __init__(self) -> None:
+        self._retired: Snapshot = []
+        self._shown: dict[_Key, float] = {}
+
+    def retire(self, last: Snapshot) -> None:
+        """A process died: its counts stay, its gauges go."""
+        self._retired = total([self._retired, [family for family in last if family.kind in _COUNTING]])
+
+    def over(self, living: Iterable[Snapshot]) -> Snapshot:
+        """The sums now, over these processes and the dead."""
+        families = total([self._retired, *living])
+        for family in families:
+            if family.kind in _COUNTING:
+                for sample in family.samples:
+                    key = _key(family, sample)
+                    sample.value = self._shown[key] = max(sample.value, self._shown.get(key, 0.0))
+        return families
 
 
 class _Fixed:

@@ -1,0 +1,1 @@
+"""Fakes of ports. Each passes the same contract suite as the real service (`tests/contract/`)."""
