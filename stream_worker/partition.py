@@ -23,6 +23,7 @@ from infra.runtime import log
 from stream_worker import dead_letter, sqlstate
 from stream_worker.backoff import Backoff
 from stream_worker.batch import Fenced, Processor, Result
+from stream_worker.batch_size import BatchSize
 from stream_worker.dead_letter import DeadLettersHeld, Sender
 from stream_worker.metrics import Metrics
 from stream_worker.observe import Observer
@@ -78,7 +79,7 @@ class Partition:
         self._arrived = asyncio.Event()
         self._stopping = asyncio.Event()
         self._failures: dict[int, int] = {}
-        self._largest = shared.batch_records
+        self._size = BatchSize(shared.batch_records)
         self._connection: asyncpg.Connection | None = None
         self._label = str(claim.partition)
         self._task = asyncio.create_task(self._loop(), name=f"partition-{claim.partition}")
@@ -159,10 +160,12 @@ class Partition:
                 done = await self._with_connection(step)
             except (Hold, DeadLettersHeld) as error:
                 why, alarm = error.why, isinstance(error, Hold) and error.alarm
+                if isinstance(error, Hold) and error.conflict:
+                    self._size.conflict()
             except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
                 why, alarm = sqlstate.sqlstate(error) or type(error).__name__, False
                 if sqlstate.is_conflict(error):
-                    self._largest = 1
+                    self._size.conflict()
             else:
                 if failures:
                     self._shared.metrics.paused.labels(self._label).set(0)
@@ -198,8 +201,9 @@ class Partition:
         self._shared.metrics.dead_letters_sent.inc(sent)
         return sent
 
-    async def _process(self, items: list[Item], db: asyncpg.Connection) -> Result:
+    async def _process(self, taken: list[Item], db: asyncpg.Connection) -> Result:
         began = time.monotonic()
+        items = taken[: self._size.now]  # fewer than were taken, after a deadlock
         with self._shared.observer.batch(items):
             result = await self._shared.processor.process(db, self.claim, items, self._failures)
         self._shared.observer.settled(items, result, time.monotonic() - began)
@@ -211,7 +215,7 @@ class Partition:
         total = 0
         for record, size in self._records:
             total += size
-            if taken and (len(taken) >= self._largest or total > self._shared.batch_bytes):
+            if taken and (len(taken) >= self._size.now or total > self._shared.batch_bytes):
                 break
             taken.append(self._shared.read(record))
         return taken
@@ -222,8 +226,7 @@ class Partition:
             record, size = records.popleft()
             self.buffered -= size
             self._failures.pop(record.offset, None)
-        # After a deadlock the partition went down to single events; it grows again with every batch that works.
-        self._largest = min(self._shared.batch_records, self._largest * 2)
+        self._size.settled(len(result.outcomes))
         self.progress.done(result.next_offset)
         self._note_oldest()
 

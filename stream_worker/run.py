@@ -47,13 +47,15 @@ class BrokenTransaction(Exception):
 class Hold(Exception):
     """The database, not an event, is at fault: the partition waits and runs the same batch again.
 
-    why: a fixed word for logs and metrics. alarm: a person must act (a bad deploy).
+    why: a fixed word for logs and metrics. alarm: a person must act (a bad deploy). conflict: a deadlock or a
+    serialization failure, which smaller batches make rare.
     """
 
-    def __init__(self, why: str, *, alarm: bool = False) -> None:
+    def __init__(self, why: str, *, alarm: bool = False, conflict: bool = False) -> None:
         super().__init__(why)
         self.why = why
         self.alarm = alarm
+        self.conflict = conflict
 
 
 class Task(NamedTuple):
@@ -98,7 +100,7 @@ class Runner:
         for chunk in self._chunks(tasks):
             if outcomes and clock() > end:
                 break
-            outcomes.update(await self._run_chunk(tx, chunk, careful, end))
+            outcomes.update(await self._run_chunk(tx, chunk, careful, end, alone=len(tasks) == 1))
             last = outcomes.get(chunk[-1].position)
             if last is None or isinstance(last, Retry):
                 break
@@ -108,12 +110,12 @@ class Runner:
         """Neighbours that share a handler and what is settled about them, in log order, up to the size it takes."""
         for (handler, settled), neighbours in groupby(tasks, key=attrgetter("handler", "settled")):
             chunk = list(neighbours)
-            size = len(chunk) if handler is None or settled else self.batch if handler.many else _CHUNK
+            size = len(chunk) if handler is None or settled else self.batch if handler.batch else _CHUNK
             for start in range(0, len(chunk), size):
                 yield chunk[start : start + size]
 
     async def _run_chunk(
-        self, tx: asyncpg.Connection, chunk: list[Task], careful: bool, end: float
+        self, tx: asyncpg.Connection, chunk: list[Task], careful: bool, end: float, *, alone: bool
     ) -> Mapping[int, Outcome]:
         first = chunk[0]
         if first.settled is not None:
@@ -123,37 +125,33 @@ class Runner:
             return dict.fromkeys([task.position for task in chunk], _UNHANDLED)
         if not careful and len(chunk) > 1 and await self._whole(tx, handler, chunk):
             return dict.fromkeys([task.position for task in chunk], Stored(handler.name))
-        return await self._one_by_one(tx, handler, chunk, end)
+        return await self._one_by_one(tx, handler, chunk, end, alone=alone)
 
     async def _whole(self, tx: asyncpg.Connection, handler: Handler, chunk: list[Task]) -> bool:
         """Run the chunk under one savepoint; False: undone, run it event by event."""
         await tx.execute("SAVEPOINT plutus_chunk")
         try:
-            if handler.many is not None:
-                async with asyncio.timeout(self.timeout):
-                    await handler.many([task.event for task in chunk], tx)
-            elif handler.one is not None:
-                for task in chunk:
-                    async with asyncio.timeout(self.timeout):
-                        await handler.one(task.event, tx)
-                    _still_inside(tx, None)  # or the next handler would write outside any transaction
-            _still_inside(tx, None)
+            for events in [[task.event for task in chunk]] if handler.batch else [[task.event] for task in chunk]:
+                async with asyncio.timeout(handler.timeout or self.timeout):
+                    await handler.invoke(events, tx)
+                _still_inside(tx, None)  # or the next handler would write outside any transaction
             await tx.execute("RELEASE SAVEPOINT plutus_chunk")
         except BaseException as error:
             _reraise_own_cancel(error)
             await _undo(tx, error, None)
+            _hold_on_conflict(error)
             return False
         return True
 
     async def _one_by_one(
-        self, tx: asyncpg.Connection, handler: Handler, chunk: list[Task], end: float
+        self, tx: asyncpg.Connection, handler: Handler, chunk: list[Task], end: float, *, alone: bool
     ) -> dict[int, Outcome]:
         outcomes: dict[int, Outcome] = {}
         clock = asyncio.get_running_loop().time
         for task in chunk:
             if outcomes and clock() > end:
                 break
-            outcome = await self._single(tx, handler, task)
+            outcome = await self._single(tx, handler, task, alone=alone)
             if isinstance(outcome, Retry) and self.backoff.exhausted(task.failures + 1):
                 outcome = Dead(outcome.reason, "handle", outcome.error_class)
             outcomes[task.position] = outcome
@@ -161,16 +159,13 @@ class Runner:
                 break
         return outcomes
 
-    async def _single(self, tx: asyncpg.Connection, handler: Handler, task: Task) -> Outcome:
+    async def _single(self, tx: asyncpg.Connection, handler: Handler, task: Task, *, alone: bool) -> Outcome:
         await tx.execute("SAVEPOINT plutus_chunk")
-        deadline = asyncio.timeout(self.timeout)
+        deadline = asyncio.timeout(handler.timeout or self.timeout)
         returned = False
         try:
             async with deadline:
-                if handler.many is not None:
-                    await handler.many([task.event], tx)
-                elif handler.one is not None:
-                    await handler.one(task.event, tx)
+                await handler.invoke([task.event], tx)
             _still_inside(tx, task.position)
             returned = True
             await tx.execute("RELEASE SAVEPOINT plutus_chunk")
@@ -179,6 +174,8 @@ class Runner:
             await _undo(tx, error, task.position)
             if returned and sqlstate.sqlstate(error) == _IN_FAILED_TRANSACTION:
                 return Dead(Reason.HANDLER_BROKE_TRANSACTION, "handle", _IN_FAILED_TRANSACTION)
+            if not alone:
+                _hold_on_conflict(error)
             return classify(error, timed_out=deadline.expired())
         return Stored(handler.name)
 
@@ -208,6 +205,18 @@ def classify(error: BaseException, *, timed_out: bool) -> Outcome:
             return Dead(Reason.HANDLER_ERROR, "handle", name)
         case Verdict.RETRY:
             return Retry(Reason.HANDLER_ERROR, name)
+
+
+def _hold_on_conflict(error: BaseException) -> None:
+    """A deadlock among the locks of a whole batch is no event's fault, and one by one they would only meet it again,
+    each after a second of waiting: all of it is undone and goes in small steps (interleaving 14). An event that meets one
+    alone is Retryable like any other.
+
+    Raises:
+        Hold: it was one.
+    """
+    if sqlstate.is_conflict(error):
+        raise Hold(sqlstate.sqlstate(error) or "", conflict=True) from error
 
 
 def _still_inside(tx: asyncpg.Connection, position: int | None) -> None:

@@ -28,19 +28,26 @@ from schemas.event import Event
 Transaction = asyncpg.Connection
 """The connection whose transaction also records the event: execute, fetch, fetchrow, fetchval, executemany, copy_*."""
 
-OneHandler = Callable[[Event, Any], Awaitable[None]]
-BatchHandler = Callable[[Sequence[Event], Any], Awaitable[None]]
 StartHook = Callable[[Any], Awaitable[None]]
 F = TypeVar("F", bound=Callable[..., Awaitable[None]])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Handler:
-    """One registered handler. `name` is what `events.handled_by` records; exactly one of `one` and `many` is set."""
+    """One registered handler.
+
+    name: what `events.handled_by` records. function: the user's. batch: it takes a sequence of events.
+    timeout: seconds one call may take, None: the worker's setting.
+    """
 
     name: str
-    one: OneHandler | None = None
-    many: BatchHandler | None = None
+    function: Callable[..., Awaitable[None]]
+    batch: bool = False
+    timeout: float | None = None
+
+    async def invoke(self, events: Sequence[Event], tx: asyncpg.Connection) -> None:
+        """Call the function: once with all of `events`, or, one at a time, with the only one."""
+        await self.function(events if self.batch else events[0], tx)
 
 
 @dataclass(slots=True)
@@ -51,7 +58,13 @@ class Registry:
     hooks: list[StartHook] = field(default_factory=list)
 
     def handler(
-        self, *, type: str | None = None, source: str | None = None, batch: bool = False, name: str | None = None
+        self,
+        *,
+        type: str | None = None,
+        source: str | None = None,
+        batch: bool = False,
+        name: str | None = None,
+        timeout: float | None = None,
     ) -> Callable[[F], F]:
         """Register a coroutine function for events of this type, this source, or both.
 
@@ -59,6 +72,7 @@ class Registry:
             type: the event's `type`. source: the event's `source`. At least one is needed.
             batch: the function takes a sequence of events in log order instead of one.
             name: recorded in `events.handled_by`; the function's name by default.
+            timeout: seconds one call may take; WORKER_HANDLER_TIMEOUT by default.
 
         Raises:
             ValueError: nothing to match, or something already matches exactly this.
@@ -69,9 +83,7 @@ class Registry:
         def register(function: F) -> F:
             if (source, type) in self._found:
                 raise ValueError(f"Two handlers match source={source!r}, type={type!r}: keep one.")
-            label = name or function.__name__
-            made = Handler(label, many=function) if batch else Handler(label, one=function)
-            self._found[source, type] = made
+            self._found[source, type] = Handler(name or function.__name__, function, batch, timeout)
             return function
 
         return register
