@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import os
+import re
 import secrets
 import socket
 import sys
@@ -74,10 +75,20 @@ async def empty(stack: Stack) -> AsyncIterator[Database]:
 
 
 @pytest.fixture
-async def another(stack: Stack) -> AsyncIterator[Database]:
-    """A second database without a table, to compare with."""
-    async with new_database(stack) as name:
-        yield Database(stack.dsn_of(name))
+async def migrated(database: str) -> Database:
+    """A database at the newest migration (`alembic upgrade head`, see tests/conftest.py)."""
+    return Database(database)
+
+
+@pytest.fixture
+async def roles(stack: Stack) -> AsyncIterator[str]:
+    """The text of roles.sql; what it creates on the server goes with the test. Ask for it before any database."""
+    admin = Database(stack.dsn)
+    query = "SELECT rolname FROM pg_roles WHERE rolname = ANY($1)"
+    before = await admin.fetch(query, list(MAY))
+    yield (ROOT / "migrations" / "roles.sql").read_text()
+    for (role,) in set(await admin.fetch(query, list(MAY))) - set(before):
+        await admin.script(f"DROP ROLE {role}")
 
 
 @pytest.fixture
@@ -112,21 +123,22 @@ async def alembic(*args: str, dsn: str | None) -> str:
     return out
 
 
+# Every name is cast to text: left as it is, the type `name` would cut all definitions off after 63 bytes.
 CATALOGUE = """
-SELECT 'column', c.relname, a.attnum::text, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull::text,
-    pg_get_expr(d.adbin, d.adrelid), col_description(c.oid, a.attnum)
+SELECT 'column', c.relname::text, a.attname::text, a.attnum::text, format_type(a.atttypid, a.atttypmod),
+    a.attnotnull::text, pg_get_expr(d.adbin, d.adrelid), col_description(c.oid, a.attnum)
 FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
 LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
 WHERE c.relname = ANY($1) AND c.relnamespace = 'public'::regnamespace
 UNION ALL
-SELECT 'table', c.relname, c.relkind::text, pg_get_partkeydef(c.oid), array_to_string(c.reloptions, ', '),
+SELECT 'table', c.relname::text, c.relkind::text, pg_get_partkeydef(c.oid), array_to_string(c.reloptions, ', '),
     obj_description(c.oid), NULL, NULL
 FROM pg_class c WHERE c.relname = ANY($1) AND c.relnamespace = 'public'::regnamespace
 UNION ALL
-SELECT 'constraint', conrelid::regclass::text, conname, pg_get_constraintdef(oid), NULL, NULL, NULL, NULL
+SELECT 'constraint', conrelid::regclass::text, conname::text, pg_get_constraintdef(oid), NULL, NULL, NULL, NULL
 FROM pg_constraint WHERE conrelid::regclass::text = ANY($1) AND contype <> 't'
 UNION ALL
-SELECT 'index', tablename, indexname, indexdef, NULL, NULL, NULL, NULL
+SELECT 'index', tablename::text, indexname::text, indexdef, NULL, NULL, NULL, NULL
 FROM pg_indexes WHERE schemaname = 'public' AND tablename = ANY($1)
 ORDER BY 1, 2, 3, 4
 """
@@ -145,54 +157,49 @@ class TestAlembic:
         days = {f"events_{today + dt.timedelta(days=n):%Y%m%d}" for n in range(-1, 15)}
         assert await empty.partitions() == {"events_default"} | days
 
-    async def test_comparison_with_the_recorded_schema_is_empty(self, empty: Database, another: Database) -> None:
-        await alembic("upgrade", "head", dsn=empty.dsn)
-        assert "No new upgrade operations" in await alembic("check", dsn=empty.dsn)
-        recorded = engine(DatabaseSettings(database_url=SecretStr(another.dsn)), name="test")
+    async def test_comparison_with_the_recorded_schema_is_empty(self, migrated: Database, empty: Database) -> None:
+        assert "No new upgrade operations" in await alembic("check", dsn=migrated.dsn)
+        recorded = engine(DatabaseSettings(database_url=SecretStr(empty.dsn)), name="test")
         async with recorded.begin() as connection:
             await connection.run_sync(metadata.create_all)
         await recorded.dispose()
-        assert await catalogue(another) == await catalogue(empty)
+        assert await catalogue(empty) == await catalogue(migrated)
 
-    async def test_comparison_sees_a_difference(self, empty: Database) -> None:
-        await alembic("upgrade", "head", dsn=empty.dsn)
-        await empty.script("ALTER TABLE failures DROP CONSTRAINT failures_status_check, ADD COLUMN extra text")
-        code, out, err = await run(sys.executable, "-m", "alembic", "check", dsn=empty.dsn)
+    async def test_comparison_sees_a_difference(self, migrated: Database) -> None:
+        await migrated.script("ALTER TABLE failures DROP CONSTRAINT failures_status_check, ADD COLUMN extra text")
+        code, out, err = await run(sys.executable, "-m", "alembic", "check", dsn=migrated.dsn)
         assert code != 0
         assert "extra" in out + err
         assert "failures_status_check" in out + err
 
-    async def test_downgrade_leaves_nothing_and_the_way_up_is_open_again(self, empty: Database) -> None:
-        await alembic("upgrade", "head", dsn=empty.dsn)
-        before = await catalogue(empty)
-        await alembic("downgrade", "base", dsn=empty.dsn)
-        assert await empty.tables() == {"alembic_version"}
-        assert await empty.fetch("SELECT proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace") == []
-        await alembic("upgrade", "head", dsn=empty.dsn)
-        assert await catalogue(empty) == before
+    async def test_downgrade_leaves_nothing_and_the_way_up_is_open_again(self, migrated: Database) -> None:
+        before = await catalogue(migrated)
+        await alembic("downgrade", "base", dsn=migrated.dsn)
+        assert await migrated.tables() == {"alembic_version"}
+        assert await migrated.fetch("SELECT proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace") == []
+        await alembic("upgrade", "head", dsn=migrated.dsn)
+        assert await catalogue(migrated) == before
 
-    async def test_offline_sql_makes_the_same_and_takes_it_away(self, empty: Database, another: Database) -> None:
-        await alembic("upgrade", "head", dsn=empty.dsn)
+    async def test_offline_sql_makes_the_same_and_takes_it_away(self, migrated: Database, empty: Database) -> None:
         up = await alembic("upgrade", "head", "--sql", dsn=None)
-        await another.script(up)
-        assert await catalogue(another) == await catalogue(empty)
-        assert await another.partitions() == await empty.partitions()
-        await another.script(await alembic("downgrade", "head:base", "--sql", dsn=None))
-        assert await another.tables() <= {"alembic_version"}
+        await empty.script(up)
+        assert await catalogue(empty) == await catalogue(migrated)
+        assert await empty.partitions() == await migrated.partitions()
+        await empty.script(await alembic("downgrade", "head:base", "--sql", dsn=None))
+        assert await empty.tables() <= {"alembic_version"}
 
-    async def test_a_table_in_use_stops_the_migration_soon_and_whole(self, empty: Database) -> None:
+    async def test_a_table_in_use_stops_the_migration_soon_and_whole(self, migrated: Database) -> None:
         """Interleaving 12: DDL that waits behind an open transaction makes everyone else wait behind it."""
-        await alembic("upgrade", "head", dsn=empty.dsn)
-        before = await catalogue(empty)
-        conn = await asyncpg.connect(empty.dsn)
+        before = await catalogue(migrated)
+        conn = await asyncpg.connect(migrated.dsn)
         async with conn.transaction():
             await conn.execute("LOCK TABLE event_keys IN ROW EXCLUSIVE MODE")
             async with asyncio.timeout(30):
-                code, _, err = await run(sys.executable, "-m", "alembic", "downgrade", "base", dsn=empty.dsn)
+                code, _, err = await run(sys.executable, "-m", "alembic", "downgrade", "base", dsn=migrated.dsn)
         await conn.close()
         assert code != 0
         assert "lock timeout" in err
-        assert await catalogue(empty) == before
+        assert await catalogue(migrated) == before
 
     async def test_without_a_database_url_it_says_so(self) -> None:
         code, _, err = await run(sys.executable, "-m", "alembic", "current", dsn=None)
@@ -312,6 +319,30 @@ class TestPlutusMigrateErrors:
             migrate("mysql://plutus:s3cret@127.0.0.1/plutus")
 
 
+class TestIndexes:
+    @pytest.mark.parametrize(
+        ("statement", "index"),
+        [
+            ("failed_coordinates", "failures_topic_partition_offset_appended_at_key"),
+            ("unsent_dead_letters", "failures_outbox_idx"),
+            ("dead_letter_times", "failures_event_id_idx"),
+            ("times_seen", "failures_content_idx"),
+        ],
+    )
+    async def test_the_workers_questions_are_answered_by_an_index(
+        self, database: str, statement: str, index: str
+    ) -> None:
+        """A partial index serves only a statement whose own condition implies the index's."""
+        sql = statements("stream_worker")[statement]
+        conn = await asyncpg.connect(database)
+        await conn.execute(f"PREPARE question AS {sql}")
+        await conn.execute("SET enable_seqscan = off; SET plan_cache_mode = force_generic_plan")
+        nulls = ", ".join(["NULL"] * len(set(re.findall(r"\$\d+", sql))))
+        plan = "\n".join(row[0] for row in await conn.fetch(f"EXPLAIN EXECUTE question ({nulls})"))
+        await conn.close()
+        assert index in plan
+
+
 # --- roles.sql: who may do what. A statement is tried for its privileges alone: none of them changes a row.
 STATEMENTS = {
     "look keys": "SELECT * FROM event_keys",
@@ -399,20 +430,19 @@ async def allowed(conn: asyncpg.Connection, role: str) -> set[str]:
 
 
 class TestRoles:
-    async def test_each_role_may_do_its_work_and_nothing_else(self, empty: Database) -> None:
+    async def test_each_role_may_do_its_work_and_nothing_else(self, roles: str, empty: Database) -> None:
         await asyncio.to_thread(migrate, empty.dsn)
-        script = (ROOT / "migrations" / "roles.sql").read_text()
-        await empty.script(script)
-        await empty.script(script)
+        await empty.script(roles)
+        await empty.script(roles)
         conn = await asyncpg.connect(empty.dsn)
         permitted = {role: await allowed(conn, role) for role in MAY}
         await conn.close()
         assert permitted == MAY
 
-    async def test_the_processes_run_every_statement_they_have(self, empty: Database) -> None:
+    async def test_the_processes_run_every_statement_they_have(self, roles: str, empty: Database) -> None:
         """EXPLAIN checks privileges as a run would; so a new statement cannot be forgotten in roles.sql."""
         await asyncio.to_thread(migrate, empty.dsn)
-        await empty.script((ROOT / "migrations" / "roles.sql").read_text())
+        await empty.script(roles)
         conn = await asyncpg.connect(empty.dsn)
         await conn.execute("SET ROLE plutus_gateway")
         for sql in statements("ingest_gateway").values():
@@ -427,7 +457,7 @@ class TestRoles:
         assert owners == [("plutus_owner",)], "a partition that a worker made belongs to the owner of the others"
 
     async def test_it_works_without_a_superuser_and_the_way_on_stays_open(
-        self, stack: Stack, plain_role: tuple[str, str], empty: Database
+        self, stack: Stack, roles: str, plain_role: tuple[str, str], empty: Database
     ) -> None:
         """The role that owns the database migrates, hands over with roles.sql, and migrates again."""
         role, _ = plain_role
@@ -437,7 +467,7 @@ class TestRoles:
         if await admin.fetch("SELECT 1 WHERE to_regrole('plutus_owner') IS NOT NULL"):
             await admin.script(f"GRANT plutus_owner TO {role} WITH ADMIN OPTION")
         await asyncio.to_thread(migrate, own.dsn)
-        await own.script((ROOT / "migrations" / "roles.sql").read_text())
+        await own.script(roles)
         owners = await own.fetch("SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = 'public'")
         assert owners == [("plutus_owner",)]
         await asyncio.to_thread(migrate, own.dsn)
