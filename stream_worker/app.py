@@ -30,6 +30,7 @@ from schemas import registry as schema_registry
 from stream_worker import handlers, records, store
 from stream_worker.backoff import Backoff
 from stream_worker.batch import Processor
+from stream_worker.batch_size import BatchSize
 from stream_worker.consumer_loop import ConsumerLoop
 from stream_worker.handlers import Registry
 from stream_worker.health import HealthServer
@@ -208,7 +209,7 @@ def _shared(
         metrics=metrics,
         backoff=backoff,
         dlq_topic=settings.kafka_dlq_topic,
-        batch_records=settings.worker_batch_records,
+        size=BatchSize(settings.worker_batch_records),
         batch_bytes=settings.worker_batch_bytes,
         produce_timeout=settings.kafka_request_timeout,
     )

@@ -1,18 +1,17 @@
-"""How many records a partition takes into one transaction. Pure: no clock.
+"""How many records the partitions of a worker take into one transaction. Pure: no clock.
 
-As many as allowed, until a deadlock or a serialization failure shows that this partition's transactions and others' lock
-the same rows in different orders. Then one record at a time, because one event's locks seldom form a circle, and every
-circle costs the second that the server waits before it looks for one (deadlock_timeout). It stays so for a while, twice
-as long after each further conflict, and then grows again: measured with 200 shared rows and 4 partitions, growing at once
-ran into the next deadlock every 100 events (50 events/s against 1,000).
+As many as allowed, until a deadlock or a serialization failure shows that their handlers lock the same rows in different
+orders. Then one record at a time, because one event's locks seldom form a circle, and every circle costs the second that
+the server waits before it looks for one (deadlock_timeout). All partitions together: the victim may well be the smaller
+one. It stays so for a while, twice as long after each further conflict, and then grows again.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-_CALM = 250
-_LONGEST_CALM = 64_000
+_CALM = 1_000
+_LONGEST_CALM = 256_000
 
 
 @dataclass(slots=True)

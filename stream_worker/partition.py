@@ -43,7 +43,7 @@ class Shared:
     """What all partitions of a worker share.
 
     pool, slots: connections, and the places that bound how many batches run side by side, first come first served.
-    read: turns a Kafka record into an Item. backoff: for holds and retries.
+    read: turns a Kafka record into an Item. backoff: for holds and retries. size: of all partitions' batches.
     """
 
     pool: asyncpg.Pool
@@ -55,7 +55,7 @@ class Shared:
     metrics: Metrics
     backoff: Backoff
     dlq_topic: str
-    batch_records: int
+    size: BatchSize
     batch_bytes: int
     produce_timeout: float
 
@@ -79,7 +79,6 @@ class Partition:
         self._arrived = asyncio.Event()
         self._stopping = asyncio.Event()
         self._failures: dict[int, int] = {}
-        self._size = BatchSize(shared.batch_records)
         self._connection: asyncpg.Connection | None = None
         self._label = str(claim.partition)
         self._task = asyncio.create_task(self._loop(), name=f"partition-{claim.partition}")
@@ -161,11 +160,11 @@ class Partition:
             except (Hold, DeadLettersHeld) as error:
                 why, alarm = error.why, isinstance(error, Hold) and error.alarm
                 if isinstance(error, Hold) and error.conflict:
-                    self._size.conflict()
+                    self._shared.size.conflict()
             except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
                 why, alarm = sqlstate.sqlstate(error) or type(error).__name__, False
                 if sqlstate.is_conflict(error):
-                    self._size.conflict()
+                    self._shared.size.conflict()
             else:
                 if failures:
                     self._shared.metrics.paused.labels(self._label).set(0)
@@ -203,7 +202,7 @@ class Partition:
 
     async def _process(self, taken: list[Item], db: asyncpg.Connection) -> Result:
         began = time.monotonic()
-        items = taken[: self._size.now]  # fewer than were taken, after a deadlock
+        items = taken[: self._shared.size.now]  # fewer than were taken, after a deadlock
         with self._shared.observer.batch(items):
             result = await self._shared.processor.process(db, self.claim, items, self._failures)
         self._shared.observer.settled(items, result, time.monotonic() - began)
@@ -215,7 +214,7 @@ class Partition:
         total = 0
         for record, size in self._records:
             total += size
-            if taken and (len(taken) >= self._size.now or total > self._shared.batch_bytes):
+            if taken and (len(taken) >= self._shared.size.now or total > self._shared.batch_bytes):
                 break
             taken.append(self._shared.read(record))
         return taken
@@ -226,7 +225,7 @@ class Partition:
             record, size = records.popleft()
             self.buffered -= size
             self._failures.pop(record.offset, None)
-        self._size.settled(len(result.outcomes))
+        self._shared.size.settled(len(result.outcomes))
         self.progress.done(result.next_offset)
         self._note_oldest()
 
