@@ -85,7 +85,13 @@ class Connections:
         waiter: asyncio.Future[asyncpg.Connection] = asyncio.get_running_loop().create_future()
         self._waiting.append(waiter)
         self._grow()
-        await asyncio.wait((waiter,), timeout=timeout)
+        try:
+            await asyncio.wait((waiter,), timeout=timeout)
+        except asyncio.CancelledError:
+            if waiter.done() and waiter.exception() is None:
+                self._give(waiter.result())  # handed over in the very turn in which we were cancelled
+            waiter.cancel()
+            raise
         if not waiter.done():
             waiter.cancel()
             raise Unavailable("no_connection")

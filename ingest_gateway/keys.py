@@ -8,7 +8,7 @@ older than the row it lost to.
 from __future__ import annotations
 
 import asyncio
-import functools
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Final
 from uuid import UUID
@@ -37,18 +37,23 @@ class PostgresKeys:
         self._look_seconds = metrics.look_seconds
         self._remember_seconds = metrics.remember_seconds
         self._was_down = False
+        self._settings = settings
+        self.connections = Connections(self._connect, settings.gateway_batches + 1)
+
+    async def _connect(self) -> asyncpg.Connection:
+        """A connection that has already prepared its statements: a new server process takes longer over the first than
+        a look-up's deadline allows on a busy machine."""
         longest = max(self._look_timeout, self._remember_timeout)
-        self.connections = Connections(
-            functools.partial(
-                postgres.connect,
-                settings,
-                name="plutus-gateway-keys",
-                deadlines=postgres.Deadlines(
-                    command=longest, statement=longest, lock=_LOCK_TIMEOUT, idle_in_transaction=5.0
-                ),
-            ),
-            settings.gateway_batches + 1,
-        )
+        deadlines = postgres.Deadlines(command=5.0, statement=longest, lock=_LOCK_TIMEOUT, idle_in_transaction=5.0)
+        connection = await postgres.connect(self._settings, name="plutus-gateway-keys", deadlines=deadlines)
+        try:
+            with contextlib.suppress(asyncpg.LockNotAvailableError):
+                await connection.fetch(_SQL["look_keys"], [], 0)
+                await connection.fetch(_SQL["remember_keys"], [], [], [], [])
+        except BaseException:
+            connection.terminate()
+            raise
+        return connection
 
     async def look(self, ids: Sequence[UUID]) -> Mapping[UUID, Known]:
         """The rows of those ids that have one. Raises: StoreDown."""

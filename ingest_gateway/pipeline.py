@@ -75,7 +75,7 @@ class KeyStore(Protocol):
         """The rows of those ids that have one.
 
         Raises:
-            StoreDown: within the look-up deadline there was no answer.
+            StoreDown: within the look-up deadline there was no answer. StoreBusy: the table is locked (a migration).
         """
 
     async def remember(self, keys: Sequence[Remembered]) -> Mapping[UUID, Known]:
@@ -286,6 +286,8 @@ class Pipeline:
             return None
         try:
             known = await self._store.look([flight.event.id for flight in flights])
+        except StoreBusy:
+            return None
         except StoreDown:
             self._breaker.failed()
             return None

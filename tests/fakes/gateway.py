@@ -38,7 +38,7 @@ class Steps:
 class MemoryKeys:
     """`event_keys` in a dict.
 
-    down, busy: make every statement fail so. overdue: ids that a worker should have stored long ago.
+    down: no statement works. busy: a row to insert is locked. locked: the whole table is. overdue: ids that a worker should have stored long ago.
     """
 
     def __init__(self, steps: Steps | None = None) -> None:
@@ -47,6 +47,7 @@ class MemoryKeys:
         self.overdue: set[UUID] = set()
         self.down = False
         self.busy = False
+        self.locked = False
         self.looks: list[int] = []
         self.remembers: list[list[Remembered]] = []
 
@@ -56,6 +57,8 @@ class MemoryKeys:
         await self.steps.turn()
         if self.down:
             raise StoreDown
+        if self.locked:
+            raise StoreBusy
         return {one: self._row(one) for one in ids if one in self.rows}
 
     async def remember(self, keys: Sequence[Remembered]) -> Mapping[UUID, Known]:
@@ -64,7 +67,7 @@ class MemoryKeys:
         await self.steps.turn()
         if self.down:
             raise StoreDown
-        if self.busy:
+        if self.busy or self.locked:
             raise StoreBusy
         standing = {key.event_id: self._row(key.event_id) for key in keys if key.event_id in self.rows}
         for key in keys:
@@ -111,6 +114,6 @@ class MemoryLog:
         return len(self.order)
 
 
-def event(key: str, payload: object = 1, source: str = "shop") -> Event:
-    """An event."""
-    return parse_envelope(envelope(source, key, payload))
+def event(key: str, payload: object = 1, source: str = "shop", **members: object) -> Event:
+    """An event; `members` adds others to its envelope."""
+    return parse_envelope(envelope(source, key, payload, **members))

@@ -86,10 +86,10 @@ class OneBusyRow(MemoryKeys):
 
     def __init__(self, name: str) -> None:
         super().__init__()
-        self.locked = event(name).id
+        self.busy_id = event(name).id
 
     async def remember(self, keys: Sequence[Remembered]) -> Mapping[UUID, Known]:
-        self.busy = any(one.event_id == self.locked for one in keys)
+        self.busy = any(one.event_id == self.busy_id for one in keys)
         return await super().remember(keys)
 
 
@@ -103,7 +103,7 @@ async def test_a_busy_row_holds_up_nobody_else() -> None:
         await asyncio.sleep(0)
     assert store.rows.keys() == {event("a").id, event("c").id}
     assert deferred.waiting == 1
-    store.locked = event("nobody").id
+    store.busy_id = event("nobody").id
     for _ in range(100):
         await asyncio.sleep(0)
     running.cancel()

@@ -6,6 +6,8 @@ import asyncio
 import itertools
 from collections.abc import Sequence
 
+import pytest
+
 from infra.runtime.producer import Result
 from ingest_gateway.breaker import Breaker, State
 from ingest_gateway.deferred import Deferred
@@ -172,9 +174,10 @@ async def test_reject_refuses_before_anything_is_published() -> None:
     assert len(rig.log) == 0
 
 
-async def test_a_busy_row_defers_and_says_nothing_of_the_store() -> None:
+@pytest.mark.parametrize("what", ["busy", "locked"])
+async def test_a_busy_row_or_table_defers_and_says_nothing_of_the_store(what: str) -> None:
     rig = Rig()
-    rig.keys.busy = True
+    setattr(rig.keys, what, True)
     for number in range(5):
         outcome = await rig.submit(event(f"k{number}", 1))
         assert isinstance(outcome, Accepted)
