@@ -28,6 +28,8 @@ class BatchSize:
 
     def conflict(self) -> None:
         """A transaction was undone by a deadlock or a serialization failure."""
+        if self.now == 1:
+            return  # one of the large ones that were still under way
         self.now = 1
         self._left = self._calm
         self._calm = min(self._calm * 2, _LONGEST_CALM)

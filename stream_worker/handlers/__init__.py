@@ -32,9 +32,9 @@ StartHook = Callable[[Any], Awaitable[None]]
 F = TypeVar("F", bound=Callable[..., Awaitable[None]])
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class Handler:
-    """One registered handler.
+    """One registered handler. A function registered for several types is equal to itself: its events run in one call.
 
     name: what `events.handled_by` records. function: the user's. batch: it takes a sequence of events.
     timeout: seconds one call may take, None: the worker's setting.
@@ -110,7 +110,7 @@ class Registry:
 
     def names(self) -> list[str]:
         """The names of all handlers, sorted."""
-        return sorted(each.name for each in self._found.values())
+        return sorted({each.name for each in self._found.values()})
 
 
 REGISTRY = Registry()
