@@ -50,6 +50,6 @@ def test_everything_that_may_differ_does() -> None:
     texts = {respelled(value, random.Random(seed)) for seed in range(200)}
     everything = "\n\n".join(texts)
     assert len(texts) == 200
-    for spelling in ('"c"', "\\u00", "\\/", '\\"', "1.500", "15", "e-1", "E", "+", "\r\n", "\t", "1.500e3"):
+    for spelling in ('"c"', "\\u00", "\\/", '\\"', "1.500", "15", "e-1", "E", "+", "\r\n", "\t", "e2"):
         assert spelling in everything, spelling
     assert {text.replace(" ", "").strip()[:3] for text in texts} > {'{"a', '{"b', '{"c'}
