@@ -189,10 +189,73 @@ partition_claims = Table(
         comment="True only inside a batch's transaction; the trigger refuses to commit it.",
     ),
     Column("claimed_at", _TIME, nullable=False, server_default=_NOW, comment="When this epoch began."),
+    Column(
+        "released",
+        Boolean,
+        nullable=False,
+        server_default=text("true"),
+        comment="The owner of this epoch let go in an orderly way; false after a death.",
+    ),
+    Column(
+        "marked",
+        Boolean,
+        nullable=False,
+        server_default=text("false"),
+        comment="The owner runs the event at marker_offset right now; committed before it runs.",
+    ),
+    Column("marker_offset", BigInteger, comment="Offset of the event that ran alone, last."),
+    Column(
+        "deaths",
+        Integer,
+        nullable=False,
+        server_default=text("0"),
+        comment="Owners that died while the event at marker_offset was marked.",
+    ),
     PrimaryKeyConstraint("group", "topic", "partition"),
     comment="The fence: a worker writes for a partition only while its epoch is the newest.",
     # A dozen rows, two versions a batch: leave the page empty so that every update stays on it.
     postgresql_with={"fillfactor": 10},
+)
+
+parked_keys = Table(
+    "parked_keys",
+    metadata,
+    Column("order_key", Text, primary_key=True, comment="Source, or source:ordering_key."),
+    Column("topic", Text, nullable=False, comment="Topic of the head when it was parked."),
+    Column(
+        "partition",
+        Integer,
+        nullable=False,
+        comment="Kafka partition of the head when it was parked; its owner drains the key.",
+    ),
+    Column("attempts", Integer, nullable=False, comment="Times the head was started."),
+    Column("parked_at", _TIME, nullable=False, server_default=_NOW, comment="When the head first had to wait."),
+    Column("next_at", _TIME, nullable=False, comment="When the head is due."),
+    Index("parked_keys_due_idx", "topic", "partition", "next_at"),
+    comment="Ordering keys whose head waits for a retry; whoever adds behind one or drains it holds its row.",
+)
+
+parked_events = Table(
+    "parked_events",
+    metadata,
+    Column("order_key", Text, nullable=False, comment="The parked key."),
+    Column("event_id", UUID, primary_key=True, comment="The event; its row in event_keys says parked."),
+    Column("topic", Text, nullable=False, comment="Topic of its record."),
+    Column("partition", Integer, nullable=False, comment="Kafka partition of its record."),
+    Column("offset", BigInteger, nullable=False, comment="Offset of its record."),
+    Column("appended_at", _TIME, nullable=False, comment="Broker timestamp of its record."),
+    Column("received_at", _TIME, nullable=False, comment="received_at of its row in events, which says RETRYING."),
+    Column("attempts", Integer, nullable=False, comment="Times the handler was started before it was parked."),
+    Column("key", LargeBinary, comment="Original key, byte for byte."),
+    Column("value", LargeBinary, comment="Original value, byte for byte."),
+    Column(
+        "headers",
+        JSONB,
+        nullable=False,
+        comment="Original headers in order, a list of name with text, base64 or null.",
+    ),
+    Index("parked_events_queue_idx", "order_key", "appended_at", "partition", "offset"),
+    comment="Events of parked keys in their order, with their original records.",
 )
 
 
