@@ -85,6 +85,7 @@ def configure(level: str, style: Literal["auto", "json", "console"], process: st
         processors=[
             structlog.stdlib.filter_by_level,
             *shared,
+            _where,  # here, in the thread of the exception: the formatter runs in the writer's
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
         ],
         wrapper_class=structlog.stdlib.BoundLogger,
