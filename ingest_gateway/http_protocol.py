@@ -1,9 +1,9 @@
 """uvicorn's httptools protocol with the limits it lacks: time for a head and a body, bytes and number of headers.
 
-    no first byte          10 s   closed
-    head not complete       5 s   408, closed
-    body not complete      15 s   408, closed; nothing of it reaches the application
-    head over 16 KiB, over 64 headers   431, closed
+    no first byte in time              closed
+    head not complete in time          408, closed
+    body not complete in time          408, closed; nothing of it reaches the application
+    head over its bytes or headers     431, closed
 
 A timer exists only while a request is incomplete after what was read, so a request that came in one piece costs none. An
 answer that is complete at once is one write: uvicorn's two cost a system call and a packet more.
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from asyncio import BaseTransport, Event, TimerHandle
 from enum import Enum
-from typing import Any, Final
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 import httptools
@@ -21,11 +21,15 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from ingest_gateway.problems import Answer, Kind, problem
 
-HEAD_BYTES: Final = 16 * 1024
-HEADERS: Final = 64
-FIRST_BYTE_SECONDS: Final = 10.0
-HEAD_SECONDS: Final = 5.0
-BODY_SECONDS: Final = 15.0
+
+class ConnectionLimits(NamedTuple):
+    """What a connection may take. Times in seconds from the moment the part before was there."""
+
+    first_byte: float
+    head: float
+    body: float
+    head_bytes: int
+    headers: int
 
 
 class _Phase(Enum):
@@ -79,8 +83,9 @@ class OneWriteCycle(RequestResponseCycle):
 class LimitedHttpProtocol(HttpToolsProtocol):
     """One connection."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, limits: ConnectionLimits, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._limits = limits
         self._phase = _Phase.NOTHING
         self._timed = _Phase.NOTHING
         self._timer: TimerHandle | None = None
@@ -89,7 +94,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
-        self._timer = self.loop.call_later(FIRST_BYTE_SECONDS, self._expired)
+        self._timer = self.loop.call_later(self._limits.first_byte, self._expired)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
@@ -102,14 +107,14 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         if self._phase is _Phase.HEAD:
             # The parser tells of a header only once it is complete; until then what it holds is counted here.
             self._head_bytes += len(data)
-            if self._head_bytes > HEAD_BYTES and not self.transport.is_closing():
+            if self._head_bytes > self._limits.head_bytes and not self.transport.is_closing():
                 self._too_large = True
                 self.send_400_response("")
         if self._phase is not self._timed:
             self._disarm()
             if self._phase is not _Phase.NOTHING and not self.transport.is_closing():
                 self._timed = self._phase
-                seconds = HEAD_SECONDS if self._phase is _Phase.HEAD else BODY_SECONDS
+                seconds = self._limits.head if self._phase is _Phase.HEAD else self._limits.body
                 self._timer = self.loop.call_later(seconds, self._expired)
 
     def on_message_begin(self) -> None:
@@ -120,7 +125,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         super().on_header(name, value)
         self._head_bytes += len(name) + len(value)
-        if self._head_bytes > HEAD_BYTES or len(self.headers) > HEADERS:
+        if self._head_bytes > self._limits.head_bytes or len(self.headers) > self._limits.headers:
             self._too_large = True
             raise _HeadTooLarge
 
@@ -164,7 +169,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """What uvicorn calls for a request that its parser refuses: here with a problem document."""
         if self._too_large:
-            self._refuse(problem(Kind.HEADERS_TOO_LARGE, f"A head may have {HEAD_BYTES} bytes and {HEADERS} headers."))
+            most = f"A head may have {self._limits.head_bytes} bytes and {self._limits.headers} headers."
+            self._refuse(problem(Kind.HEADERS_TOO_LARGE, most))
         else:
             self._refuse(problem(Kind.MALFORMED, "This is not an HTTP/1.1 request."))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import math
 import socket
@@ -10,7 +11,7 @@ from collections.abc import Generator
 
 import uvicorn
 
-from ingest_gateway.http_protocol import LimitedHttpProtocol
+from ingest_gateway.http_protocol import ConnectionLimits, LimitedHttpProtocol
 from ingest_gateway.routes import App
 from ingest_gateway.settings import GatewaySettings
 
@@ -27,10 +28,17 @@ def make_server(app: App, settings: GatewaySettings) -> Server:
     """A server for this application. `serve(sockets=[...])` runs it until `should_exit` is set."""
     # It logs every malformed request; those are counted and answered, and a stranger must not fill the log.
     logging.getLogger("uvicorn").setLevel(logging.ERROR)
+    limits = ConnectionLimits(
+        first_byte=settings.gateway_first_byte_timeout,
+        head=settings.gateway_head_timeout,
+        body=settings.gateway_body_timeout,
+        head_bytes=settings.gateway_head_bytes,
+        headers=settings.gateway_headers,
+    )
     return Server(
         uvicorn.Config(
             app,
-            http=LimitedHttpProtocol,
+            http=functools.partial(LimitedHttpProtocol, limits),  # type: ignore[arg-type]
             loop="none",
             ws="none",
             lifespan="off",

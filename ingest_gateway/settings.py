@@ -23,6 +23,12 @@ class GatewaySettings(RuntimeSettings):
     gateway_backlog: int = Field(2048, ge=1, description="Connections the kernel keeps waiting to be accepted.")
     gateway_keep_alive: Seconds = Field(75.0, description="How long an idle connection is kept open.")
 
+    gateway_first_byte_timeout: Seconds = Field(10.0, description="How long a new connection may say nothing.")
+    gateway_head_timeout: Seconds = Field(5.0, description="How long a request's head may take.")
+    gateway_body_timeout: Seconds = Field(15.0, description="How long a request's body may take.")
+    gateway_head_bytes: int = Field(16 * 1024, ge=1024, description="Largest head of a request.")
+    gateway_headers: int = Field(64, ge=8, description="Most headers of a request.")
+
     # --- what it takes
     gateway_body_bytes: int = Field(EDGE.body_bytes, ge=1024, description="Largest body of one event.")
     gateway_depth: int = Field(EDGE.depth, ge=1, le=512, description="Deepest nesting of a payload.")
