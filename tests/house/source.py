@@ -42,7 +42,7 @@ def product() -> tuple[Module, ...]:
 
 
 @functools.cache
-def tests() -> tuple[Module, ...]:
+def suite() -> tuple[Module, ...]:
     """Every module of the tests."""
     return tuple(_read(path) for path in sorted((ROOT / "tests").rglob("*.py")))
 

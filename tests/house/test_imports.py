@@ -1,7 +1,7 @@
 """Arrows point one way, nothing imports in a circle, and each client library is known where it belongs.
 
 schemas  <-  infra.runtime  <-  ingest_gateway, stream_worker     (these two never import each other)
-             infra.runtime  <-  infra.local  <-  infra.cli        (these start the processes as commands)
+             infra.runtime  <-  infra.local, infra.demo  <-  infra.cli   (these start the processes as commands)
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ LAYERS: dict[str, set[str]] = {
     "ingest_gateway": {"schemas", "infra.runtime"},
     "stream_worker": {"schemas", "infra.runtime"},
     "infra.local": {"schemas", "infra.runtime"},
-    "infra.cli": {"schemas", "infra.runtime", "infra.local"},
+    "infra.demo": {"schemas", "infra.runtime", "infra.local"},
+    "infra.cli": {"schemas", "infra.runtime", "infra.local", "infra.demo"},
     "migrations": {"schemas", "infra.runtime"},
     # A released migration must not change its meaning when the code does.
     "migrations.versions": set(),
