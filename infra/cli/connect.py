@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -80,13 +79,13 @@ def operator_settings(*, kafka: bool = False, postgres: bool = False) -> Runtime
     return _of(endpoints.of_running(_read(LocalSettings).home), settings)
 
 
-def settings_in(file: Path) -> RuntimeSettings:
-    """The settings of the local system whose endpoints.json this is; names of topics and group from the environment.
+def settings_at(found: Endpoints) -> RuntimeSettings:
+    """The settings of the local system with these addresses; names of topics and group from the environment.
 
     Raises:
-        Failure, LocalError: as above.
+        Failure: settings are wrong.
     """
-    return _of(endpoints.read(file), _read(OperatorSettings))
+    return _of(found, _read(OperatorSettings))
 
 
 def _read(kind: type[S]) -> S:

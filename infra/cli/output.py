@@ -101,12 +101,17 @@ def plural(count: int, noun: str) -> str:
 
 
 def run(command: Callable[[], Coroutine[Any, Any, int]]) -> NoReturn:
-    """Run a command to its end and leave with its exit code; failures and Ctrl-C are told here, in one place."""
+    """Run a command to its end and leave with its exit code."""
+    finish(lambda: asyncio.run(command()))
+
+
+def finish(command: Callable[[], int]) -> NoReturn:
+    """Leave with the command's exit code; failures and Ctrl-C are told here, in one place."""
     # Clients tell of every broken connection at ERROR; the command says it once, in its own words.
     for name in ("aiokafka", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
-        code = asyncio.run(command())
+        code = command()
         sys.stdout.flush()
     except Failure as failure:
         _tell(failure)

@@ -29,8 +29,8 @@ class SourceFacts:
     """Counts of one source; `Facts.total` adds them up.
 
     quakes: events that were to be sent. accepted: POSTs answered 202, deferred: those of them while dedup was deferred.
-    duplicates: POSTs answered 200. from_gateway, from_producer: copies in the log. created_by_http: events whose row in
-    the key table names a record of the gateway's. stored, processed: rows and distinct ids in `events`.
+    duplicates: POSTs answered 200. from_gateway, from_producer: copies in the log. created_by_http,
+    created_by_producer: events whose row in the key table names such a copy. stored, processed: rows and distinct ids in `events`.
     with_handler: events that name a handler. effects: rows the handler wrote, handled: events among them.
     """
 
@@ -41,6 +41,7 @@ class SourceFacts:
     from_gateway: int = 0
     from_producer: int = 0
     created_by_http: int = 0
+    created_by_producer: int = 0
     stored: int = 0
     stored_ids: int = 0
     processed: int = 0
@@ -87,6 +88,10 @@ class Metrics:
     failed: int
     worker_duplicates: int
     rebalances: int
+
+    def since(self, before: Metrics) -> Metrics:
+        """What was counted after `before`."""
+        return Metrics(*(getattr(self, name) - getattr(before, name) for name in self.__dataclass_fields__))
 
 
 @dataclass
@@ -153,6 +158,8 @@ def _answers(facts: Facts) -> Iterator[str]:
     yield _is("earthquakes accepted twice", facts.accepted_twice, 0)
     most = sure + total.deferred + facts.repeated_posts
     yield _between("events created over HTTP", total.created_by_http, sure, most)
+    by_either = total.created_by_http + total.created_by_producer
+    yield _is("events created by a copy in the log", by_either, total.quakes)
 
 
 def _copies(facts: Facts) -> Iterator[str]:

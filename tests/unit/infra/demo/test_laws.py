@@ -31,6 +31,7 @@ def exact(*, by_http: int = 6, both_published: int = 2, deferred: int = 0) -> Fa
         from_gateway=by_http + both_published,
         from_producer=10,
         created_by_http=by_http,
+        created_by_producer=10 - by_http,
         stored=10,
         stored_ids=10,
         processed=10,
@@ -93,6 +94,7 @@ def put_poison(name: str, change: Any) -> Change:
         (put("accepted", -1), "POSTs answered 202 or 200: 19, 20 wanted"),
         (put("duplicates", 1), "POSTs answered 202 or 200: 21, 20 wanted"),
         (put("created_by_http", 1), "events created over HTTP: 7, 6 wanted"),
+        (put("created_by_producer", -1), "events created by a copy in the log: 9, 10 wanted"),
         (put("from_gateway", 13), "copies in the log from the gateway: 21, 6 to 20 wanted"),
         (put("from_gateway", -3), "copies in the log from the gateway: 5, 6 to 20 wanted"),
         (put("from_producer", 1), "copies in the log from the producer: 11, 10 wanted"),
@@ -127,7 +129,7 @@ def test_a_repeated_send_may_leave_a_copy_and_nothing_else() -> None:
     facts.metrics = None
     facts.repeated_posts, facts.repeated_records = 3, 2
     us = facts.sources["us"]
-    us.created_by_http += 3
+    us.created_by_http, us.created_by_producer = us.created_by_http + 3, us.created_by_producer - 3
     us.from_producer += 2
     us.from_gateway = 23
     facts.poison[0] = PoisonFacts("p", "p", 3, 3, 3, 3, frozenset({"p"}))
