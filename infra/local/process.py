@@ -7,6 +7,7 @@ while its pid cannot have been given to anybody else.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -25,6 +26,7 @@ from infra.local.errors import LocalError
 _POLL = 0.02
 _KILL_SECONDS = 5.0
 _TELLING = re.compile(r"FATAL|PANIC|ERROR|[Ee]rror|Exception")
+_KILLED = "was killed by SIGKILL"  # by somebody else: its log does not know why
 _STACK_FRAME = "\tat "
 _LOG_LIMIT = 16 * 1024 * 1024
 _LOG_TAIL = 64 * 1024
@@ -114,12 +116,13 @@ class Child:
         except OSError:
             return ""
         telling = [line for line in lines if _TELLING.search(line) and not line.startswith(_STACK_FRAME)]
-        return (telling or lines or [""])[-1].strip()
+        return _sentence((telling or lines or [""])[-1])
 
     def obituary(self) -> str:
         """One line: how it ended, its last words, and where to read more."""
-        words = self.last_words()
-        return f"{self.command.name} {self.death()}{f': {words}' if words else ''} (log: {self.command.log})"
+        death = self.death() or "lives"
+        words = "" if death == _KILLED else self.last_words()
+        return f"{self.command.name} {death}{f': {words}' if words else ''} (log: {self.command.log})"
 
 
 def spawn(command: Command, *, lock: int | None = None) -> Child:
@@ -188,6 +191,14 @@ def wait_until_ready(child: Child, ready: Callable[[], bool], deadline: float) -
                 f"{f', its last words: {words}' if words else ''} (log: {child.command.log})."
             )
         time.sleep(_POLL)
+
+
+def _sentence(line: str) -> str:
+    """What a log line says: a line of our own processes is a JSON object whose `event` is the sentence."""
+    try:
+        return str(json.loads(line)["event"])
+    except (ValueError, TypeError, KeyError):
+        return line.strip()
 
 
 def _feed(process: subprocess.Popen[bytes], data: bytes) -> None:

@@ -187,8 +187,10 @@ class System:
         return HttpProgram(self._program("gateway", self._programs.gateway, environment), host, port)
 
     def _worker(self, number: int, port: int) -> HttpProgram:
-        environment = {**self._environment(), "WORKER_METRICS_PORT": str(port)}
-        command = self._program(f"worker-{number}", self._programs.worker, environment)
+        name = f"worker-{number}"
+        # A static member that comes back is the same member: nobody waits for its old session to run out.
+        own = {"WORKER_METRICS_PORT": str(port), "WORKER_INSTANCE_ID": name}
+        command = self._program(name, self._programs.worker, {**self._environment(), **own})
         return HttpProgram(command, "127.0.0.1", port)
 
     def _environment(self) -> dict[str, str]:

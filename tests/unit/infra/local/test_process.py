@@ -127,6 +127,8 @@ def test_the_tie_holds_where_root_is_dropped(log: Path) -> None:
         ("raise ModuleNotFoundError('no x')", "ModuleNotFoundError: no x"),
         ("print('FATAL: bad'); print('shut down'); raise SystemExit(3)", "FATAL: bad"),
         ("print('first'); print('last'); print(); raise SystemExit(3)", "last"),
+        ("""print('{"event": "The handler failed.", "level": "error"}'); raise SystemExit(3)""", "The handler failed."),
+        ("print('[1] ERROR'); raise SystemExit(3)", "[1] ERROR"),
         ("raise SystemExit(3)", ""),
     ],
 )
@@ -138,6 +140,13 @@ def test_the_obituary_says_why(log: Path, script: str, words: str) -> None:
     assert child.last_words() == words
     assert child.obituary().startswith("child exited with code ")
     assert str(log) in child.obituary()
+
+
+def test_a_log_does_not_know_why_its_process_was_killed(log: Path) -> None:
+    child = process.spawn(python(log, "import signal; print('an ERROR of before', flush=True); signal.pause()"))
+    until(saying(log, "before"))
+    child.kill()
+    assert child.obituary() == f"child was killed by SIGKILL (log: {log})"
 
 
 def test_a_program_that_is_not_there(log: Path) -> None:
