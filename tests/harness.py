@@ -167,13 +167,14 @@ async def worker_process(
     Args:
         database: libpq URL. folder: where its log goes. start: False leaves the start to the test.
         settings: environment variables beside the addresses. Time-outs are short by default, so that the death of a
-            worker is noticed within seconds.
+            worker is noticed within seconds; a statement gets a third of the session, and no less than twice the second
+            that Postgres waits before it looks for a deadlock.
     """
     port = _PORTS.take(0, "WORKER_METRICS_PORT")
     group = str(settings.get("KAFKA_GROUP", f"test.{topics.events}"))
     short: dict[str, str | float] = {
-        "WORKER_SESSION_TIMEOUT": 3,
-        "WORKER_HANDLER_TIMEOUT": 1.5,
+        "WORKER_SESSION_TIMEOUT": 6,
+        "WORKER_HANDLER_TIMEOUT": 3,
         "WORKER_DRAIN": 5,
         "KAFKA_GROUP": group,
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,14 @@ from tests.stack import Stack
 PARTITIONS = 4
 SOURCES = 3
 EVENTS = 150
-KILLS = 6
 DRAIN_SECONDS = 90
 
 
 async def kill_at_random_moments(
-    db: asyncpg.Connection, workers: list[Service], rng: random.Random, events: int
+    db: asyncpg.Connection, workers: list[Service], rng: random.Random, kills: int, events: int
 ) -> None:
     """Kill one worker each time a random share of the events is stored, at a random moment of the batch then running."""
-    for share in sorted(rng.uniform(0.02, 0.9) for _ in range(KILLS)):
+    for share in sorted(rng.uniform(0.02, 0.9) for _ in range(kills)):
         goal = round(share * events)
 
         async def stored(goal: int = goal) -> bool:
@@ -41,27 +41,34 @@ async def kill_at_random_moments(
 
 
 @pytest.mark.timeout(240)
+@pytest.mark.parametrize(("names", "kills"), [((None, None), 3), (("left", "right"), 8)], ids=["anonymous", "named"])
 async def test_killed_workers_leave_exact_tables(
-    stack: Stack, database: str, make_topics: MakeTopics, tmp_path: Path
+    stack: Stack, database: str, make_topics: MakeTopics, tmp_path: Path, names: tuple[str | None, ...], kills: int
 ) -> None:
+    """A worker without a name leaves its partitions to the other one once its session is over; one with a name (static
+    membership) has them back as soon as it is up."""
     rng = random.Random(20260301)
     topics = await make_topics(PARTITIONS)
     sources = [(kind, f"{kind}-{n}") for kind in MAKERS for n in range(SOURCES)]
     events = [sent for kind, source in sources for sent in MAKERS[kind](rng, source, EVENTS)]
     deliveries: list[Sent] = mixed(rng, events, copies=3)
     on_hand = shelf(source for _, source in sources)
-    settings: dict[str, Any] = {"WORKER_HANDLERS": "stream_worker.examples", "WORKER_BATCH_RECORDS": 100}
-    async with (
-        worker_process(stack, database, topics, tmp_path, **settings) as first,
-        worker_process(stack, database, topics, tmp_path, **settings) as second,
-        connected(database) as db,
-    ):
+    async with AsyncExitStack() as running, connected(database) as db:
+        workers = []
+        for name in names:
+            settings: dict[str, Any] = {"WORKER_HANDLERS": "stream_worker.examples", "WORKER_BATCH_RECORDS": 100}
+            settings |= {"WORKER_INSTANCE_ID": name} if name else {}
+            worker = await running.enter_async_context(worker_process(stack, database, topics, tmp_path, **settings))
+            workers.append(worker)
         await fill_shelf(db, on_hand)
         load = asyncio.create_task(produce(stack, topics.events, [sent.record(rng) for sent in deliveries]))
-        await kill_at_random_moments(db, [first, second], rng, len(events))
+        await kill_at_random_moments(db, workers, rng, kills, len(events))
         await load
         await eventually(
-            lambda: is_drained(stack, topics, first.group), within=DRAIN_SECONDS, every=0.3, what="the topic is drained"
+            lambda: is_drained(stack, topics, workers[0].group),
+            within=DRAIN_SECONDS,
+            every=0.3,
+            what="the topic is drained",
         )
         wanted = expected(distinct(deliveries), on_hand)
         assert differences(await actual(db), wanted) == []
