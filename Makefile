@@ -40,7 +40,7 @@ $(READY): requirements.lock pyproject.toml
 
 lock: ## Maintainers: renew requirements.lock from pyproject.toml (needs uv)
 	@command -v uv >/dev/null || { echo "error: uv is not on PATH. Fix: pip install uv" >&2; exit 1; }
-	uv pip compile pyproject.toml --universal --generate-hashes --all-extras --no-header --no-annotate \
+	uv pip compile --quiet pyproject.toml --universal --generate-hashes --all-extras --no-header --no-annotate \
 	  --python-version 3.11 --upgrade --output-file requirements.lock
 
 lock-kafka: $(READY) ## Maintainers: renew infra/local/kafka.lock, for example: make lock-kafka ARGS="4.3.1 2.25.4"
