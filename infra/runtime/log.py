@@ -1,46 +1,103 @@
 """Logs with an action: a fixed sentence, a stable `action` word to match on, ids beside it, never a payload.
 
-One JSON object a line (or a console rendering on a terminal). Control characters and line breaks inside values are
-escaped by the JSON encoder, so an event can never forge a second line. aiokafka logs keys, values and SASL passwords at
-DEBUG; its loggers are held at WARNING whatever the level. A sink that cannot be written to never blocks the process:
-lines go through a bounded queue and what does not fit is dropped and counted.
+One JSON object a line (or a console rendering on a terminal). Line breaks, control characters, and those that change
+the direction of text are escaped in both, so an event can never forge a line or what a terminal shows of one. Of an
+exception only the class and the places it passed are told, also of one that ends the process. aiokafka logs keys, values
+and SASL passwords at DEBUG; its loggers are held at WARNING whatever the level. A sink that nobody reads never blocks the
+process, not even its end: lines go through a bounded queue to a thread of their own, and what does not fit is dropped
+and counted.
 """
 
 from __future__ import annotations
 
+import json
 import logging
-import logging.handlers
+import os
 import queue
+import select
 import sys
+import threading
 import traceback
+from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from types import TracebackType
+from typing import Any, Final, Literal
 
 import orjson
 import structlog
 
-_QUEUE_LINES = 10_000
-_FRAMES = 12
-_QUIET = ("aiokafka", "asyncio", "opentelemetry", "urllib3", "sqlalchemy", "alembic")
+_QUEUE_LINES: Final = 10_000
+_FRAMES: Final = 12
+_FLUSH_SECONDS: Final = 2.0
+_STDERR: Final = 2
+_QUIET: Final = ("aiokafka", "asyncio", "opentelemetry", "urllib3", "sqlalchemy", "alembic")
 
 Logger = structlog.stdlib.BoundLogger
 
 
-class _DroppingQueueHandler(logging.handlers.QueueHandler):
-    """Drops instead of blocking when the writer is stuck; `dropped` says how many lines are gone."""
+class _Sink(logging.Handler):
+    """Hands records to a thread that renders and writes them; when that is stuck, drops them instead of waiting.
 
-    dropped = 0
+    The thread writes to the descriptor itself: Python's own stream holds a lock while it waits for a reader, and the end
+    of the process would wait for that lock.
+    """
 
-    def enqueue(self, record: logging.LogRecord) -> None:
+    def __init__(self, formatter: logging.Formatter) -> None:
+        super().__init__()
+        self.setFormatter(formatter)
+        self.dropped = 0
+        self._records: queue.Queue[logging.LogRecord | None] = queue.Queue(_QUEUE_LINES)
+        self._thread = threading.Thread(target=self._write_all, name="log-writer", daemon=True)
+        self._thread.start()
+
+    def emit(self, record: logging.LogRecord) -> None:
         try:
-            self.queue.put_nowait(record)
+            self._records.put_nowait(record)
         except queue.Full:
-            _DroppingQueueHandler.dropped += 1
+            self.dropped += 1
+
+    def finish(self, timeout: float) -> None:
+        """Let the thread write what is queued, and end, for at most `timeout` seconds."""
+        with suppress(queue.Full):
+            self._records.put(None, timeout=timeout / 2)
+        self._thread.join(timeout / 2)
+
+    def _write_all(self) -> None:
+        told = 0
+        while (record := self._records.get()) is not None:
+            try:
+                self._write(self._line(record))
+            except OSError:  # nobody is there to read any more
+                self.dropped += 1
+                continue
+            if self.dropped > told and self._records.empty():
+                lost, told = self.dropped - told, self.dropped
+                _LOG.warning("Log lines were dropped, because nobody read them.", action="log_dropped", count=lost)
+
+    def _line(self, record: logging.LogRecord) -> str:
+        try:
+            return self.format(record)
+        except Exception as error:
+            # Whatever a value does when it is looked at, the next line is still written.
+            return _json({"event": "A log line cannot be shown.", "action": "log_broken", "why": type(error).__name__})
+
+    @staticmethod
+    def _write(line: str) -> None:
+        rest = memoryview(f"{line}\n".encode(errors="backslashreplace"))
+        while rest:
+            try:
+                rest = rest[os.write(_STDERR, rest) :]
+            except BlockingIOError:  # whoever shares the descriptor made it non-blocking
+                select.select([], [_STDERR], [])
+
+
+_sink: _Sink | None = None
 
 
 def dropped_lines() -> int:
     """Log lines dropped so far in this process because the sink was stuck."""
-    return _DroppingQueueHandler.dropped
+    return _sink.dropped if _sink is not None else 0
 
 
 def configure(level: str, style: Literal["auto", "json", "console"], process: str) -> None:
@@ -50,41 +107,21 @@ def configure(level: str, style: Literal["auto", "json", "console"], process: st
         level: least severe level name. style: "auto" is "console" on a terminal, else "json".
         process: the value of the `process` member of every line.
     """
+    global _sink
     console = style == "console" or (style == "auto" and sys.stderr.isatty())
-    shared: list[structlog.types.Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
-    ]
-    renderer: structlog.types.Processor = (
-        structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer(serializer=_json)
-    )
-    formatter = structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=shared,
-        processors=[
-            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-            _named(process),
-            _where,
-            renderer,
-        ],
-    )
-    sink = logging.StreamHandler(sys.stderr)
-    sink.setFormatter(formatter)
-    lines: queue.Queue[Any] = queue.Queue(_QUEUE_LINES)
-    listener = logging.handlers.QueueListener(lines, sink)
-    listener.start()
-    handler = _DroppingQueueHandler(lines)
-    # The listener formats; the default `prepare` would render the record too early.
-    handler.prepare = lambda record: record  # type: ignore[method-assign]
+    _sink = _Sink(_formatter(console, process))
     root = logging.getLogger()
-    root.handlers[:] = [handler]
+    root.handlers[:] = [_sink]
     root.setLevel(level)
     for name in _QUIET:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+    logging.captureWarnings(True)
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
-            *shared,
+            structlog.contextvars.merge_contextvars,
+            structlog.stdlib.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
             _where,  # here, in the thread of the exception: the formatter runs in the writer's
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
         ],
@@ -92,17 +129,16 @@ def configure(level: str, style: Literal["auto", "json", "console"], process: st
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
-    global _listener
-    _listener = listener
+    # In place of Python's own tracebacks, which end with the exception's text.
+    sys.excepthook = _last_words
+    threading.excepthook = lambda thread: _unforeseen(thread.exc_value)
+    sys.unraisablehook = lambda ignored: _unforeseen(ignored.exc_value)
 
 
-_listener: logging.handlers.QueueListener | None = None
-
-
-def flush() -> None:
-    """Write out what is queued; the last thing a process does."""
-    if _listener is not None:
-        _listener.stop()
+def flush(timeout: float = _FLUSH_SECONDS) -> None:
+    """Write out what is queued, for at most `timeout` seconds; the last thing a process does."""
+    if _sink is not None:
+        _sink.finish(timeout)
 
 
 def get(name: str) -> Logger:
@@ -111,12 +147,31 @@ def get(name: str) -> Logger:
     return logger
 
 
-def _named(process: str) -> structlog.types.Processor:
-    def add(_: Any, __: str, event: structlog.types.EventDict) -> structlog.types.EventDict:
+_LOG = get(__name__)
+
+
+def _formatter(console: bool, process: str) -> logging.Formatter:
+    def named(_: Any, __: str, event: structlog.types.EventDict) -> structlog.types.EventDict:
         event["process"] = process
         return event
 
-    return add
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[structlog.stdlib.add_log_level, _library_line, _where],
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            named,
+            *([_printable_values, structlog.dev.ConsoleRenderer()] if console else [_as_json]),
+        ],
+    )
+
+
+def _library_line(_: Any, __: str, event: structlog.types.EventDict) -> structlog.types.EventDict:
+    """A line of a library: when it was logged, and its first line only, as asyncio puts an exception's text into others."""
+    record: logging.LogRecord = event["_record"]
+    event["time"] = datetime.fromtimestamp(record.created, UTC).isoformat().replace("+00:00", "Z")
+    event["logger"] = record.name
+    event["event"] = event["event"].partition("\n")[0]
+    return event
 
 
 def _where(_: Any, __: str, event: structlog.types.EventDict) -> structlog.types.EventDict:
@@ -132,5 +187,33 @@ def _where(_: Any, __: str, event: structlog.types.EventDict) -> structlog.types
     return event
 
 
-def _json(event: Any, **_: Any) -> str:
-    return orjson.dumps(event, default=repr).decode()
+def _last_words(_: type[BaseException], error: BaseException, __: TracebackType | None) -> None:
+    _LOG.critical("The process ends with an error.", action="crashed", exc_info=error)
+    flush()
+
+
+def _unforeseen(error: BaseException | None) -> None:
+    _LOG.error("An error reached nobody.", action="unhandled", exc_info=error)
+
+
+def _as_json(_: Any, __: str, event: structlog.types.EventDict) -> str:
+    return _json(event)
+
+
+def _json(event: Any) -> str:
+    try:
+        line = orjson.dumps(event, default=repr, option=orjson.OPT_NON_STR_KEYS).decode()
+    except TypeError:  # lone surrogates, integers beyond 64 bits
+        line = json.dumps(event, default=repr)
+    return _printable(line)
+
+
+def _printable_values(_: Any, __: str, event: structlog.types.EventDict) -> structlog.types.EventDict:
+    return {name: _printable(value) if isinstance(value, str) else value for name, value in event.items()}
+
+
+def _printable(text: str) -> str:
+    """Escaped as in JSON: what moves the cursor, breaks the line, is unseen, or turns the direction of text."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in text)

@@ -22,6 +22,7 @@ CATCHES_ALL = {
     "stream_worker.run:Runner._whole": "a handler may raise anything",
     "stream_worker.run:Runner._single": "a handler may raise anything",
     # The outermost edges.
+    "infra.runtime.log:_Sink._line": "a value that breaks when it is looked at costs its own line only",
     "ingest_gateway.routes:Shell.__call__": "an unforeseen error becomes a 500 without its text",
     "stream_worker.__main__:main": "logged by class and place, exit code 1",
 }
