@@ -69,6 +69,7 @@ class Gateway:
 
     def start(self) -> None:
         """Begin connecting, and remembering what is deferred."""
+        self._keys.prepare()
         self._background = [
             asyncio.create_task(self._producer.start(), name="producer-start"),
             asyncio.create_task(self._deferred.run(), name="deferred"),

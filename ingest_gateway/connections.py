@@ -41,6 +41,11 @@ class Connections:
         """Connections there are: what pg_stat_activity shows."""
         return len(self._open)
 
+    def prepare(self, count: int) -> None:
+        """Make so many connections now, beside everything else, so that the first statement finds one."""
+        for _ in range(count):
+            self._grow()
+
     async def fetch(self, statement: str, *arguments: Any, timeout: float) -> list[asyncpg.Record]:
         """The rows of one statement, in a transaction of its own.
 

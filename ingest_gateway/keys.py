@@ -55,6 +55,10 @@ class PostgresKeys:
             raise
         return connection
 
+    def prepare(self) -> None:
+        """Connect ahead of the first event: a look-up's deadline is shorter than a connection takes."""
+        self.connections.prepare(self._settings.gateway_batches)
+
     async def look(self, ids: Sequence[UUID]) -> Mapping[UUID, Known]:
         """The rows of those ids that have one. Raises: StoreDown."""
         with self._look_seconds.time():

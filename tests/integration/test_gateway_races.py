@@ -1,0 +1,118 @@
+"""Concurrent copies and rivals of one key, over two gateway processes, with and without a worker on the same keys."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import httpx
+
+from schemas.event import parse_envelope
+from tests.gateway_kit import post, statuses
+from tests.harness import Service, connected, consume, eventually, gateway_process, is_drained, worker_process
+from tests.stack import Stack, Topics
+
+TWO: dict[str, Any] = {"GATEWAY_PROCESSES": 2, "GATEWAY_LOOK_TIMEOUT": 5, "GATEWAY_REMEMBER_TIMEOUT": 5}
+
+
+async def rows(database: str) -> dict[UUID, tuple[bytes, int, int]]:
+    """event_keys: id -> fingerprint, partition, offset."""
+    async with connected(database) as db:
+        found = await db.fetch('SELECT event_id, fingerprint, "partition", record_offset FROM event_keys')
+    return {row[0]: (row[1], row[2], row[3]) for row in found}
+
+
+async def test_of_many_copies_at_once_one_is_created_and_the_rest_are_duplicates(
+    stack: Stack, database: str, topics: Topics, tmp_path: Path
+) -> None:
+    async with gateway_process(stack, database, topics, tmp_path, **TWO) as gateway:
+        for turn in range(2):
+            answers = await asyncio.gather(*(post(gateway, f"storm-{turn}", {"n": turn}) for _ in range(200)))
+            assert statuses(answers) == {202: 1, 200: 199}
+            assert len({answer.json()["event_id"] for answer in answers}) == 1
+        metrics = await gateway.metrics()
+    assert metrics["raw_events_created_total"] == 2
+    assert metrics["raw_events_duplicate_total"] == 2 * 199
+    assert len(await rows(database)) == 2
+    assert len(await consume(stack, topics.events)) <= 4, "one record a process at most"
+
+
+async def test_of_rival_payloads_one_wins_and_everybody_is_told_the_same(
+    stack: Stack, database: str, topics: Topics, tmp_path: Path
+) -> None:
+    shuffled = random.Random(7)
+    async with gateway_process(stack, database, topics, tmp_path, **TWO) as gateway:
+        sends = [(f"key-{number}", payload) for number in range(60) for payload in ("A", "A", "B")]
+        shuffled.shuffle(sends)
+        answers = await asyncio.gather(*(post(gateway, key, payload) for key, payload in sends))
+    await check_rivals(stack, database, topics, sends, answers)
+
+
+async def check_rivals(
+    stack: Stack, database: str, topics: Topics, sends: list[tuple[str, str]], answers: list[httpx.Response]
+) -> None:
+    """One payload of each key is stored, who sent it was told 2xx (one of them 202), everybody else 422."""
+    log = {(record.partition, record.offset): record for record in await consume(stack, topics.events)}
+    remembered = await rows(database)
+    winners = {}
+    for fingerprint, *where in remembered.values():
+        event = parse_envelope(log[where[0], where[1]].value or b"")
+        assert event.fingerprint == fingerprint, "the row names the record that made it"
+        winners[event.idempotency_key] = event.data
+    created: Counter[str] = Counter()
+    for (key, payload), answer in zip(sends, answers, strict=True):
+        assert answer.status_code in ((200, 202) if winners[key] == payload else (422,)), (key, payload, answer.text)
+        created[key] += answer.status_code == 202
+    assert created == dict.fromkeys(winners, 1)
+    assert len(winners) == len({key for key, _ in sends})
+
+
+async def test_a_fresh_event_is_never_told_duplicate_however_fast_the_worker_is(
+    stack: Stack, database: str, topics: Topics, tmp_path: Path
+) -> None:
+    """Interleaving 7: without the row's coordinates 2 to 4 of 100 fresh events were."""
+    async with (
+        worker_process(stack, database, topics, tmp_path) as worker,
+        gateway_process(stack, database, topics, tmp_path, **TWO) as gateway,
+    ):
+        await fill(gateway, 1500, at_once=24)
+        await eventually(lambda: is_drained(stack, topics, worker.group))
+        metrics = await gateway.metrics()
+        assert metrics["raw_events_created_total"] == 1500
+        assert metrics["raw_events_duplicate_total"] == 0
+    async with connected(database) as db:
+        assert await db.fetchval("SELECT count(*) FROM events WHERE status = 'PROCESSED'") == 1500
+
+
+async def fill(gateway: Service, count: int, *, at_once: int) -> None:
+    """POST that many fresh events, so many at a time; all must be accepted as new."""
+    numbers = iter(range(count))
+
+    async def sender() -> None:
+        for number in numbers:
+            answer = await post(gateway, f"fresh-{number}", number, source=f"source-{number % 10}")
+            assert answer.status_code == 202, answer.text
+
+    await asyncio.gather(*(sender() for _ in range(at_once)))
+
+
+async def test_rivals_over_http_and_a_worker_end_in_one_effect_each(
+    stack: Stack, database: str, topics: Topics, tmp_path: Path
+) -> None:
+    async with (
+        worker_process(stack, database, topics, tmp_path) as worker,
+        gateway_process(stack, database, topics, tmp_path, **TWO) as gateway,
+    ):
+        sends = [(f"key-{number}", payload) for number in range(40) for payload in ("A", "B", "A")]
+        random.Random(11).shuffle(sends)
+        answers = await asyncio.gather(*(post(gateway, key, payload) for key, payload in sends))
+        await eventually(lambda: is_drained(stack, topics, worker.group))
+    await check_rivals(stack, database, topics, sends, answers)
+    async with connected(database) as db:
+        stored = await db.fetch("SELECT idempotency_key, payload FROM events")
+    told = {key: payload for (key, payload), answer in zip(sends, answers, strict=True) if answer.status_code < 300}
+    assert {row["idempotency_key"]: row["payload"].strip('"') for row in stored} == told
