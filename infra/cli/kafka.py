@@ -63,7 +63,8 @@ def run_tool(tool: str, given: list[str], settings: LocalSettings) -> None:
     jars = Jars(settings.cache, settings.plutus_maven_repo)
     class_path = jars.class_path(to_stderr)
     log4j = jars.folder / "log4j2-tools.yaml"
-    log4j.write_text(LOG4J)
+    if not log4j.exists():
+        log4j.write_text(LOG4J)
     path = str(found.path)
     os.execv(  # noqa: S606 - no shell wanted
         path,

@@ -81,7 +81,7 @@ class Kafka:
         self._class_path = ""
         key = f"{java.path}{java.path.stat().st_mtime_ns}".encode()
         self._aot = jars.folder / f"kafka-{hashlib.sha256(key).hexdigest()[:12]}.aot"
-        self._new_aot = self._aot.with_suffix(f".{os.getpid()}.new")
+        self._new_aot = self._aot.with_name(f"{self._aot.name}.{os.getpid()}")
 
     @property
     def bootstrap(self) -> str:
@@ -133,7 +133,7 @@ class Kafka:
             return ()
         if self._aot.exists():
             return (f"-XX:AOTCache={self._aot}",)
-        for stale in self._jars.folder.glob("*.aot*.new*"):
+        for stale in self._jars.folder.glob(f"{self._aot.name}.*"):
             stale.unlink(missing_ok=True)
         return (f"-XX:AOTCacheOutput={self._new_aot}",)
 

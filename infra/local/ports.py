@@ -23,11 +23,11 @@ _POLL = 0.05
 
 def is_free(port: int, host: str = "127.0.0.1") -> bool:
     """Whether a server could listen there now. Connections in TIME_WAIT do not count, as for the servers themselves."""
-    with socket.socket() as probe:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-        except OSError:
+        except (OSError, OverflowError):
             return False
         return True
 

@@ -48,3 +48,8 @@ def test_a_promised_port_is_not_given_to_another() -> None:
     even = set(range(20_000, 65_536, 2))
     ports = Ports(even)
     assert not even & {ports.take(0, "X") for _ in range(40)}
+
+
+def test_there_is_no_port_beyond_the_last() -> None:
+    with pytest.raises(LocalError, match="WORKER_METRICS_PORT"):
+        Ports().take(65_536, "WORKER_METRICS_PORT")
