@@ -125,6 +125,10 @@ def test_a_model_that_contains_itself_comes_to_an_end() -> None:
     assert breaks(Tree.model_json_schema(), NewTree.model_json_schema())
 
 
+def test_true_is_not_one() -> None:
+    assert breaks({"enum": [True]}, {"enum": [1]}) == [Break("", "a value was removed from the list of values")]
+
+
 def test_a_keyword_without_a_rule_must_not_change() -> None:
     assert breaks({"propertyNames": {"minLength": 1}}, {"propertyNames": {"minLength": 2}})
     reference = {"propertyNames": {"$ref": "#/$defs/N"}}

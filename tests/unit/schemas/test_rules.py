@@ -74,6 +74,7 @@ def test_pointers_end_before_a_name_that_the_schema_does_not_know() -> None:
     assert told({"inner": [{}, {"CANARY7f3": 1}]}) == (
         FieldError("/payload/inner/1", "has a member that its schema does not know"),
     )
+    assert told({"size": 1}) == (FieldError("/payload", "has a member that its schema does not know"),)
     assert told({"free": {"CANARY7f3": "x", "size": "y"}}) == (
         FieldError("/payload/free", "breaks a rule of its schema"),
         FieldError("/payload/free/size", "breaks a rule of its schema"),
