@@ -96,6 +96,11 @@ class Event(msgspec.Struct, frozen=True, gc=False):
         """The payload as Python values: dict, list, str, int, float, bool or None. Decoded anew at each use."""
         return msgspec.json.decode(self.payload)
 
+    @property
+    def order_key(self) -> str:
+        """Events that share it keep their order, also when one of them must wait: the source, or its sub-key."""
+        return self.source if self.ordering_key is None else f"{self.source}:{self.ordering_key}"
+
     def partition_key(self, *, spread: bool = False) -> bytes:
         """The Kafka key; `spread` where the source opted into ordering keys."""
         return partition_key(self.source, self.ordering_key if spread else None)

@@ -31,11 +31,13 @@ from stream_worker import handlers, records, store
 from stream_worker.backoff import Backoff
 from stream_worker.batch import Processor
 from stream_worker.batch_size import BatchSize
+from stream_worker.breaker import Breaker
 from stream_worker.consumer_loop import ConsumerLoop
 from stream_worker.handlers import Registry
 from stream_worker.health import HealthServer
 from stream_worker.metrics import Metrics
 from stream_worker.observe import Observer
+from stream_worker.parking import Drainer
 from stream_worker.partition import Shared
 from stream_worker.run import Runner
 from stream_worker.settings import WorkerSettings
@@ -82,6 +84,7 @@ async def run(settings: WorkerSettings) -> None:
                     group=settings.kafka_group,
                     buffer_bytes=settings.worker_buffer_bytes,
                     drain_timeout=settings.worker_drain,
+                    watchdog=settings.worker_watchdog,
                 )
                 await worker.loop.run(stop)
     finally:
@@ -166,8 +169,10 @@ async def _start(consumer: AIOKafkaConsumer) -> None:
 
 def _consumer(settings: WorkerSettings) -> AIOKafkaConsumer:
     session = round(settings.worker_session_timeout * 1000)
+    rebalance = max(session, round((settings.worker_drain + 5) * 1000))
     return AIOKafkaConsumer(
-        **connection(settings, "plutus-worker"),
+        # A member that joins is answered when the slowest one has drained: such a request must wait that long.
+        **{**connection(settings, "plutus-worker"), "request_timeout_ms": rebalance + 5_000},
         group_id=settings.kafka_group,
         group_instance_id=settings.worker_instance_id,
         enable_auto_commit=False,
@@ -177,9 +182,10 @@ def _consumer(settings: WorkerSettings) -> AIOKafkaConsumer:
         partition_assignment_strategy=[RoundRobinPartitionAssignor],
         session_timeout_ms=session,
         heartbeat_interval_ms=session // 10,
-        rebalance_timeout_ms=max(session, round((settings.worker_drain + 5) * 1000)),
+        rebalance_timeout_ms=rebalance,
         max_poll_interval_ms=300_000,
         fetch_max_wait_ms=250,
+        metadata_max_age_ms=30_000,  # new partitions are noticed within this time
         # The largest record the topic takes always fits, or it would be skipped.
         max_partition_fetch_bytes=max(1 << 20, settings.kafka_max_message_bytes + 65_536),
     )
@@ -193,21 +199,29 @@ def _shared(
     observer: Observer,
     metrics: Metrics,
 ) -> Shared:
-    backoff = Backoff(settings.worker_retry_base, 2.0, settings.worker_retry_ceiling, settings.worker_retry_attempts)
     # Direct producers skip the edge, so the worker checks payloads again.
     payload_schemas = schema_registry.default(strict=settings.strict_schemas)
+    read = partial(records.read, check=payload_schemas.check, refuse_key_mismatch=settings.key_mismatch == "dead")
     runner = Runner(
-        settings.worker_handler_timeout, settings.transaction_budget, backoff, settings.worker_batch_records
+        settings.worker_handler_timeout,
+        settings.transaction_budget,
+        Backoff(settings.worker_retry_base, 2.0, settings.worker_retry_ceiling, settings.worker_retry_attempts),
+        settings.worker_batch_records,
+        settings.worker_retry_in_place,
     )
+    processor = Processor(registry, runner, settings.replay_limit, settings.unhandled == "dead")
     return Shared(
         pool=pool,
         slots=asyncio.Semaphore(settings.worker_db_connections),
-        processor=Processor(registry, runner, settings.replay_limit, settings.unhandled == "dead"),
+        processor=processor,
+        drainer=Drainer(processor, read, settings.worker_retry_max_age, settings.breaker_probe_ceiling),
         sender=producer,
-        read=partial(records.read, check=payload_schemas.check, refuse_key_mismatch=settings.key_mismatch == "dead"),
+        read=read,
         observer=observer,
         metrics=metrics,
-        backoff=backoff,
+        backoff=Backoff(0.1, 2.0, settings.worker_hold_ceiling),
+        probes=Backoff(1.0, 2.0, settings.breaker_probe_ceiling),
+        breaker=Breaker(settings.breaker_deaths_in_a_row, settings.breaker_share),
         dlq_topic=settings.kafka_dlq_topic,
         size=BatchSize(settings.worker_batch_records),
         batch_bytes=settings.worker_batch_bytes,

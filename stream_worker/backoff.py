@@ -24,6 +24,10 @@ class Backoff:
         whole = min(self.ceiling, self.base * self.factor ** min(failures - 1, 64))
         return whole * (0.5 + 0.5 * random())
 
+    def wait(self, failures: int, after: float | None, random: Callable[[], float]) -> float:
+        """Seconds to wait: what the handler asked for, else the curve."""
+        return self.delay(failures, random) if after is None else max(0.0, after)
+
     def exhausted(self, attempts: int) -> bool:
         """True when this many runs are enough."""
         return attempts >= self.attempts

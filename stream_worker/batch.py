@@ -14,24 +14,27 @@ After it, everything below `Result.next_offset` is durable, but for dead letters
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import random
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import asyncpg
 
 from schemas.errors import Reason
 from schemas.fingerprint import UnknownVersion
 from stream_worker import store
+from stream_worker.breaker import Breaker
 from stream_worker.decide import EXHAUSTED, NEW, REPLAY, Decision, Known, Run, decide
 from stream_worker.handlers import Registry
-from stream_worker.outcomes import Dead, Duplicate, Outcome, Redelivered, Retry, Stored
+from stream_worker.outcomes import Dead, Duplicate, Outcome, Parked, Redelivered, Retry, Stored
 from stream_worker.records import Item
 from stream_worker.run import BrokenTransaction, Hold, Runner, Task
 from stream_worker.store import Claim
 
 _ROUNDS = 8
+T = TypeVar("T")
 
 
 class Fenced(Exception):
@@ -43,13 +46,17 @@ class Result:
     """outcomes: of the items that are settled, in log order. next_offset: everything below is durable.
 
     retry: the first item that must wait, which cut the batch. unsent: records of this batch have failures rows whose dead
-    letters may still have to be sent.
+    letters may still have to be sent. parked: some wait in Postgres. tripped: the breaker stopped before the next item.
+    breaker: what it knows now.
     """
 
     outcomes: list[tuple[Item, Outcome]]
     next_offset: int
     retry: Retry | None
     unsent: bool
+    parked: bool
+    tripped: bool
+    breaker: Breaker
 
 
 @dataclass(slots=True)
@@ -59,6 +66,7 @@ class _Batch:
     items: Sequence[Item]
     failures: Mapping[int, int]
     known: Known
+    breaker: Breaker
     accepted_at: dict[bytes, datetime]
     replayed: set[bytes]
     over_limit: set[int]
@@ -69,11 +77,11 @@ class _Batch:
 
 
 class _Ended(NamedTuple):
-    """An event whose story ends here, well or as a failure."""
+    """An event whose row in `events` is written now."""
 
     item: Item
+    status: store.Status
     handled_by: str | None
-    failed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,40 +98,43 @@ class Processor:
     dead_unhandled: bool = False
 
     async def process(
-        self, db: asyncpg.Connection, claim: Claim, items: Sequence[Item], failures: Mapping[int, int]
+        self,
+        db: asyncpg.Connection,
+        claim: Claim,
+        items: Sequence[Item],
+        failures: Mapping[int, int],
+        breaker: Breaker | None = None,
     ) -> Result:
         """Settle as many of `items` (one partition, log order) as can be settled now.
 
         Args:
             db: a connection outside any transaction.
             failures: how often the item at an offset has failed so far.
+            breaker: what the partition's earlier batches left of it; `Result.breaker` is what this one leaves.
 
         Raises:
             Fenced: the claim is lost. Hold: wait and try the same again. asyncpg errors of our own statements likewise.
         """
         try:
-            return await self._process(db, claim, items, failures)
+            return await self._process(db, claim, items, failures, breaker or Breaker())
         except UnknownVersion as error:
             raise Hold("fingerprint_version", alarm=True) from error
 
     async def _process(
-        self, db: asyncpg.Connection, claim: Claim, items: Sequence[Item], failures: Mapping[int, int]
+        self,
+        db: asyncpg.Connection,
+        claim: Claim,
+        items: Sequence[Item],
+        failures: Mapping[int, int],
+        breaker: Breaker,
     ) -> Result:
         known = await self._read(db, items)
         await self._remember_missing(db, items, known)
-        broken: dict[int, Dead] = {}
-        careful = False
-        while True:
-            try:
-                return await self._transaction(
-                    db, claim, _Batch(items, failures, known, {}, set(), set()), broken, careful
-                )
-            except BrokenTransaction as error:
-                if error.position is not None:
-                    broken[error.position] = Dead(Reason.HANDLER_BROKE_TRANSACTION, "handle")
-                elif careful:
-                    raise Hold("transaction_lost") from error
-                careful = True
+        return await until_whole(
+            lambda broken, careful: self._transaction(
+                db, claim, _Batch(items, failures, known, breaker.copy(), {}, set(), set()), broken, careful
+            )
+        )
 
     async def _read(self, db: asyncpg.Connection, items: Sequence[Item]) -> Known:
         first, last = items[0], items[-1]
@@ -151,7 +162,8 @@ class Processor:
                 raise Fenced
             decisions = await self._claim(db, batch)
             tasks = self._tasks(batch, decisions, broken)
-            ran = await self.runner.run(db, tasks, careful=careful)
+            blocked = await store.lock_parked_keys(db, {task.order_key for task in tasks}) if tasks else set()
+            ran, tripped = await self.runner.run(db, tasks, careful=careful, blocked=blocked, breaker=batch.breaker)
             cut = _cut(tasks, ran)
             settled = [
                 ran[position] if isinstance(decision, Run) else decision
@@ -170,6 +182,9 @@ class Processor:
             next_offset,
             last if isinstance(last, Retry) else None,
             any(isinstance(outcome, Dead | Redelivered) for outcome in settled),
+            any(isinstance(outcome, Parked) for outcome in settled),
+            tripped,
+            batch.breaker,
         )
 
     async def _claim(self, db: asyncpg.Connection, batch: _Batch) -> list[Decision]:
@@ -233,26 +248,33 @@ class Processor:
                 settled = item.dead or broken.get(position)
                 if settled is None and handler is None and self.dead_unhandled:
                     settled = Dead(Reason.NO_HANDLER, "handle")
-                tasks.append(Task(position, item.event, handler, settled, batch.failures.get(item.offset, 0)))
+                failures = batch.failures.get(item.offset, 0)
+                tasks.append(Task(position, item.event, item.event.order_key, handler, settled, failures))
         return tasks
 
     async def _write(self, db: asyncpg.Connection, batch: _Batch, settled: Sequence[Outcome], now: datetime) -> None:
-        """The one place where outcomes become effects."""
+        """The one place where a batch's outcomes become effects."""
         ended: list[_Ended] = []
         failures: list[tuple[object, ...]] = []
+        waiting: list[tuple[Item, Retry | None]] = []
         for position, outcome in enumerate(settled):
             item = batch.items[position]
             match outcome:
                 case Stored(handled_by):
-                    ended.append(_Ended(item, handled_by, False))
+                    ended.append(_Ended(item, "PROCESSED", handled_by))
+                case Parked(retry):
+                    ended.append(_Ended(item, "RETRYING", None))
+                    waiting.append((item, retry))
                 case Dead():
                     quiet = position in batch.over_limit
                     failures.append(store.failure_row(item, outcome, attempts=batch.attempts(item), quiet=quiet))
                     if outcome.step != "decide" and item.id in batch.accepted_at:
-                        ended.append(_Ended(item, None, True))
+                        ended.append(_Ended(item, "FAILED", None))
                 case Duplicate() | Redelivered() | Retry():
                     pass
         await self._write_events(db, batch, ended, now)
+        if waiting:
+            await self._park(db, batch, waiting)
         if failures:
             await store.insert_failures(db, failures)
 
@@ -262,32 +284,59 @@ class Processor:
         """New rows by COPY; the row of a replay is updated, for it has one."""
         fresh = [each for each in ended if each.item.id not in batch.replayed] if batch.replayed else ended
         if fresh:
-            await store.copy_events(
-                db,
-                [
-                    store.event_row(
-                        item,
-                        batch.accepted_at[item.id],
-                        handled_by=handled_by,
-                        processed_at=None if failed else now,
-                        attempts=batch.attempts(item),
-                    )
-                    for item, handled_by, failed in fresh
-                ],
-            )
-        for item, handled_by, failed in ended if batch.replayed else ():
-            if item.id in batch.replayed:
-                await store.update_replayed_event(
-                    db,
+            rows = [
+                store.event_row(
                     item,
                     batch.accepted_at[item.id],
+                    status=status,
                     handled_by=handled_by,
-                    failed=failed,
+                    now=now,
                     attempts=batch.attempts(item),
                 )
-        dead = [item.id for item, _, failed in ended if failed]
+                for item, status, handled_by in fresh
+            ]
+            await store.copy_events(db, rows)
+        for item, status, handled_by in ended if batch.replayed else ():
+            if item.id in batch.replayed:
+                at, runs = batch.accepted_at[item.id], batch.attempts(item)
+                await store.update_event(db, item, at, status=status, handled_by=handled_by, attempts=runs)
+        dead = [item.id for item, status, _ in ended if status == "FAILED"]
         if dead:
             await store.fail_keys(db, dead)
+
+    async def _park(self, db: asyncpg.Connection, batch: _Batch, waiting: Sequence[tuple[Item, Retry | None]]) -> None:
+        """Queue events behind their ordering keys; a key's first one says when the key is due."""
+        rows = []
+        for item, retry in waiting:
+            assert item.event is not None  # noqa: S101
+            attempts = batch.attempts(item) if retry else 0
+            rows.append(store.parked_row(item.event.order_key, item, batch.accepted_at[item.id], attempts))
+            if retry is not None:
+                delay = self.runner.backoff.wait(attempts, retry.after, random.random)
+                await store.park_key(db, item.event.order_key, item, attempts, delay)
+        await store.park_events(db, rows)
+
+
+async def until_whole(attempt: Callable[[Mapping[int, Dead], bool], Awaitable[T]]) -> T:
+    """Try a transaction again for as long as handlers end it: once event by event, to find which, then without those.
+
+    Args:
+        attempt: one try, given the positions that must not run and whether to go event by event.
+
+    Raises:
+        Hold: the transaction is lost and no handler can be named.
+    """
+    broken: dict[int, Dead] = {}
+    careful = False
+    while True:
+        try:
+            return await attempt(broken, careful)
+        except BrokenTransaction as error:
+            if error.position is not None:
+                broken[error.position] = Dead(Reason.HANDLER_BROKE_TRANSACTION, "handle")
+            elif careful:
+                raise Hold("transaction_lost") from error
+            careful = True
 
 
 def _cut(tasks: Sequence[Task], ran: Mapping[int, Outcome]) -> int | None:

@@ -16,16 +16,16 @@ import asyncio
 import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import asyncpg
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, OffsetAndMetadata, TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 
 from infra.runtime import log
-from stream_worker import store
+from stream_worker import lenient, store
 from stream_worker.partition import Partition, Shared
-from stream_worker.store import Claim
+from stream_worker.store import Taken
 
 _LOG = log.get(__name__)
 _POLL = 0.25
@@ -46,6 +46,7 @@ class ConsumerLoop(ConsumerRebalanceListener):  # type: ignore[misc]
         consumer: not started; manual commits, earliest reset, read_committed.
         buffer_bytes: fetched and unprocessed bytes over all partitions, beyond which fetching pauses.
         drain_timeout: seconds for what is in flight when partitions are revoked or the worker stops.
+        watchdog: seconds without a record, while records wait, after which the client counts as stuck.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class ConsumerLoop(ConsumerRebalanceListener):  # type: ignore[misc]
         group: str,
         buffer_bytes: int,
         drain_timeout: float,
+        watchdog: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._consumer = consumer
@@ -70,6 +72,8 @@ class ConsumerLoop(ConsumerRebalanceListener):  # type: ignore[misc]
         self._claims: dict[int, asyncio.Task[None]] = {}
         self._committing: asyncio.Task[None] | None = None
         self._last_commit = 0.0
+        self._watchdog = watchdog
+        self._last_record = clock()
         self.last_tick = clock()
         self.joined = False
 
@@ -115,10 +119,10 @@ class ConsumerLoop(ConsumerRebalanceListener):  # type: ignore[misc]
         while True:
             try:
                 if await self._heartbeat():
-                    claim, start = await self._take(tp)
+                    taken, start = await self._take(tp)
                     self._consumer.seek(tp, start)
                     self._partitions[partition] = Partition(
-                        self._shared, claim, start, on_fenced=lambda: self._lost(partition)
+                        self._shared, taken, start, on_fenced=lambda: self._lost(partition)
                     )
                     self._consumer.resume(tp)
                     del self._claims[partition]
@@ -143,19 +147,20 @@ class ConsumerLoop(ConsumerRebalanceListener):  # type: ignore[misc]
         async with asyncio.timeout(_COMMIT_TIMEOUT):
             return bool(await self._consumer._coordinator._do_heartbeat())
 
-    async def _take(self, tp: TopicPartition) -> tuple[Claim, int]:
+    async def _take(self, tp: TopicPartition) -> tuple[Taken, int]:
         """The claim, and the offset to start at: the smaller of what Kafka and Postgres know (interleaving 10).
 
         Without a committed offset the log's beginning is taken, which at worst reads duplicates.
         """
         async with asyncio.timeout(_COMMIT_TIMEOUT):
             committed = await self._consumer.committed(tp)
-            if committed is None:
-                committed = (await self._consumer.beginning_offsets([tp]))[tp]
+            beginning = (await self._consumer.beginning_offsets([tp]))[tp]
         # Outside the time-out: asyncpg's acquire and commands have their own, and cancelling them can leak a session.
         async with self._shared.pool.acquire(timeout=_COMMIT_TIMEOUT) as connection:
-            claim, known = await store.take_claim(connection, self._group, tp.topic, tp.partition)  # type: ignore[arg-type]
-        start = committed if known is None else min(committed, known)
+            taken = await store.take_claim(cast(asyncpg.Connection, connection), self._group, tp.topic, tp.partition)
+        known = taken.next_offset
+        offsets = [offset for offset in (committed, known) if offset is not None]
+        start = min(offsets) if committed is not None else beginning
         if known is not None and known != committed:
             self._shared.metrics.offset_differences.inc()
             _LOG.info(
@@ -165,7 +170,20 @@ class ConsumerLoop(ConsumerRebalanceListener):  # type: ignore[misc]
                 kafka=committed,
                 postgres=known,
             )
-        return claim, start
+        self._report_gap(tp, start, beginning)
+        return taken, max(start, beginning)
+
+    def _report_gap(self, tp: TopicPartition, start: int, beginning: int) -> None:
+        """Retention has passed what was not processed yet: the loss is counted and told, never silent."""
+        if start < beginning:
+            self._shared.metrics.lost_records.inc(beginning - start)
+            _LOG.error(
+                "Kafka has deleted records before they were processed.",
+                action="records_lost",
+                partition=tp.partition,
+                first_offset=start,
+                next_offset=beginning,
+            )
 
     def _lost(self, partition: int) -> None:
         """A claim was lost: if the coordinator still knows us as the owner, claim again; else the rebalance comes."""
@@ -184,12 +202,44 @@ class ConsumerLoop(ConsumerRebalanceListener):  # type: ignore[misc]
             with suppress(asyncio.CancelledError):
                 await fetch
             return
-        for tp, records in fetch.result().items():
+        try:
+            fetched = fetch.result()
+        except Exception as error:
+            self._read_leniently(error)
+            return
+        for tp, records in fetched.items():
             partition = self._partitions.get(tp.partition)
             if partition is not None:
                 partition.feed(records)
+                self._last_record = self._clock()
         self.last_tick = self._clock()
         self._shared.metrics.loop_tick.set_to_current_time()
+
+    def _read_leniently(self, error: Exception) -> None:
+        """A record that the client cannot decode: the first time ask it to keep its bytes, the second time read them.
+
+        Records that it had in hand, of any partition, are dropped by it: every partition goes back to where it stands.
+
+        Raises:
+            the error: where no such record is to blame.
+        """
+        stopped = {tp: lenient.read(tp, fetched) for tp, fetched in lenient.dead(self._consumer)}
+        if not stopped:
+            raise error
+        _LOG.error(
+            "A record cannot be decoded; its batch is read another way.",
+            action="undecodable_record",
+            partitions=sorted(tp.partition for tp in stopped),
+            why=type(error).__name__,
+        )
+        lenient.keep_bytes(None in stopped.values())
+        for tp, records in stopped.items():
+            partition = self._partitions.get(tp.partition)
+            if partition is not None and records is not None:
+                partition.feed(records)
+        for number, partition in self._partitions.items():
+            self._consumer.seek(TopicPartition(self._topic, number), partition.progress.position)
+        self._consumer._subscription._fetch_count = 0  # it leaks one for each exception, and idle time reads 0 for ever
 
     def _check(self) -> None:
         """Crash rather than skip: an end that nobody asked for ends the process."""
@@ -205,6 +255,20 @@ class ConsumerLoop(ConsumerRebalanceListener):  # type: ignore[misc]
                 raise ConsumerDied("a background task of the Kafka consumer ended; the worker starts anew")
         if self._committing is not None and self._committing.done():
             self._committing.result()
+        if not self._waiting():
+            self._last_record = self._clock()
+        elif self._clock() - self._last_record > self._watchdog:
+            raise ConsumerDied("records wait and none is fetched; the worker starts anew")
+
+    def _waiting(self) -> bool:
+        """Records wait in a partition that is not paused, going by what the last fetch said of its end."""
+        paused = self._consumer.paused()
+        for number, partition in self._partitions.items():
+            tp = TopicPartition(self._topic, number)
+            end = self._consumer.highwater(tp)
+            if end is not None and tp not in paused and end > partition.progress.position:
+                return True
+        return False
 
     def _bound_buffers(self) -> None:
         """Pause what is full, resume what has room; every partition has its fair part of the bound."""

@@ -49,6 +49,18 @@ class Metrics:
             "plutus_worker_event_age_seconds",
             "From the broker's append to the commit of the effect, oldest of a batch.",
         )
+        self.parked = self._counter("plutus_worker_parked_total", "Events that began to wait in Postgres.")
+        self.unparked = self._counter("plutus_worker_unparked_total", "Parked events that took effect or died.")
+        self.parked_keys = self._gauge(
+            "plutus_worker_parked_keys",
+            "Ordering keys of a partition that wait for a retry (50: or more).",
+            "partition",
+        )
+        self.breaker_open = self._gauge(
+            "plutus_worker_breaker_open",
+            "1 while too many events died in a row and the partition only probes.",
+            "partition",
+        )
         # The group.
         self.rebalances = self._counter("plutus_worker_rebalances_total", "Times partitions were assigned anew.")
         self.fenced = self._counter(
@@ -56,6 +68,9 @@ class Metrics:
         )
         self.offset_differences = self._counter(
             "plutus_worker_offset_differences_total", "Assignments where Kafka's and Postgres's next offset differed."
+        )
+        self.lost_records = self._counter(
+            "plutus_worker_lost_records_total", "Records that Kafka deleted before they were processed."
         )
         self.commit_failures = self._counter("plutus_worker_commit_failures_total", "Commits of offsets that failed.")
         self.commit_seconds = self._histogram("plutus_worker_offset_commit_seconds", "One commit of offsets to Kafka.")
@@ -88,7 +103,7 @@ class Metrics:
 
     def forget(self, partition: int) -> None:
         """Drop the series of a partition that is no longer ours, so that no stale lag is reported."""
-        for gauge in (self.lag, self.oldest, self.paused):
+        for gauge in (self.lag, self.oldest, self.paused, self.parked_keys, self.breaker_open):
             try:
                 gauge.remove(str(partition))
             except KeyError:

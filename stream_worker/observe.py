@@ -16,7 +16,8 @@ from infra.runtime import log
 from infra.runtime.telemetry import Telemetry
 from stream_worker.batch import Result
 from stream_worker.metrics import Metrics
-from stream_worker.outcomes import Dead, Duplicate, Redelivered, Retry, Stored
+from stream_worker.outcomes import Dead, Duplicate, Outcome, Parked, Redelivered, Retry, Stored
+from stream_worker.parking import Drained
 from stream_worker.records import Item
 
 _LOG = log.get(__name__)
@@ -61,27 +62,8 @@ class Observer:
     def settled(self, items: Sequence[Item], result: Result, seconds: float) -> None:
         """Count what became of a batch that is durable."""
         metrics = self._metrics
-        counts: Counter[str] = Counter()
-        for item, outcome in result.outcomes:
-            match outcome:
-                case Stored():
-                    counts["stored"] += 1
-                case Duplicate():
-                    counts["duplicate"] += 1
-                case Redelivered():
-                    counts["redelivered"] += 1
-                case Dead(reason):
-                    counts["dead"] += 1
-                    metrics.dead_letters.labels(reason.value).inc()
-                case Retry():
-                    counts["retry"] += 1
-            if not item.key_matches:
-                counts["key_mismatch"] += 1
-        metrics.success.inc(counts["stored"])
-        metrics.failure.inc(counts["dead"])
-        metrics.duplicates.inc(counts["duplicate"])
-        metrics.redelivered.inc(counts["redelivered"])
-        metrics.key_mismatch.inc(counts["key_mismatch"])
+        counts = self._count(result.outcomes)
+        metrics.key_mismatch.inc(sum(not item.key_matches for item, _ in result.outcomes))
         metrics.batch_records.observe(len(items))
         metrics.batch_seconds.observe(seconds)
         metrics.age_seconds.observe(max(0.0, time.time() - items[0].appended_ms / 1000))
@@ -94,3 +76,44 @@ class Observer:
             milliseconds=round(seconds * 1000),
             **counts,
         )
+
+    def drained(self, drained: Drained, seconds: float) -> None:
+        """Count what left the queue of a parked key."""
+        counts = self._count(drained.outcomes)
+        self._metrics.unparked.inc(len(drained.outcomes))
+        if drained.retry is not None:
+            self._metrics.retries.labels(drained.retry.reason.value).inc()
+        _LOG.debug(
+            "A parked key was drained as far as it goes.",
+            action="key_drained",
+            waits_on=drained.retry is not None,
+            milliseconds=round(seconds * 1000),
+            **counts,
+        )
+
+    def _count(self, outcomes: Sequence[tuple[Item, Outcome]]) -> Counter[str]:
+        counts: Counter[str] = Counter()
+        for _, outcome in outcomes:
+            match outcome:
+                case Stored():
+                    counts["stored"] += 1
+                case Duplicate():
+                    counts["duplicate"] += 1
+                case Redelivered():
+                    counts["redelivered"] += 1
+                case Parked(retry):
+                    counts["parked"] += 1
+                    if retry is not None:
+                        self._metrics.retries.labels(retry.reason.value).inc()
+                case Dead(reason):
+                    counts["dead"] += 1
+                    self._metrics.dead_letters.labels(reason.value).inc()
+                case Retry():
+                    counts["retry"] += 1
+        metrics = self._metrics
+        metrics.success.inc(counts["stored"])
+        metrics.failure.inc(counts["dead"])
+        metrics.duplicates.inc(counts["duplicate"])
+        metrics.redelivered.inc(counts["redelivered"])
+        metrics.parked.inc(counts["parked"])
+        return counts

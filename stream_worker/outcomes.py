@@ -41,6 +41,13 @@ class Retry:
 
 
 @dataclass(frozen=True, slots=True)
+class Parked:
+    """retry: why it waits; None: it waits behind an earlier event of its ordering key."""
+
+    retry: Retry | None
+
+
+@dataclass(frozen=True, slots=True)
 class Dead:
     """step: where it died (parse, decide, schema, handle). error_class: class name or SQLSTATE, never a message."""
 
@@ -49,4 +56,4 @@ class Dead:
     error_class: str | None = None
 
 
-Outcome = Stored | Duplicate | Redelivered | Retry | Dead
+Outcome = Stored | Duplicate | Redelivered | Retry | Parked | Dead

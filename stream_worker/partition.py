@@ -1,8 +1,12 @@
 """One assigned partition: a bounded buffer of records, and the loop that settles them in log order.
 
 The loop never skips: a batch is settled (in Postgres, and its dead letters acknowledged) before `Progress` moves. What
-holds it (a retry, the database, the dead-letter topic) holds this partition only. `drain` ends it: the batch in flight
-is finished or, past the deadline, its connection is cut, which rolls it back.
+holds it (a retry in place, the database, the dead-letter topic, the breaker) holds this partition only. Between batches it
+drains parked keys that are due. `drain` ends it: the batch in flight is finished or, past the deadline, its connection is
+cut, which rolls it back.
+
+After the death of an earlier owner it is watchful for a while: event by event, each marked durably before it runs, so that
+an event which kills its worker is found. Only a death with the mark on counts, and the third one makes it a dead letter.
 """
 
 from __future__ import annotations
@@ -18,23 +22,32 @@ from functools import partial
 from typing import TypeVar, cast
 
 import asyncpg
+from msgspec import structs
 
 from infra.runtime import log
-from stream_worker import dead_letter, sqlstate
+from schemas.errors import Reason
+from stream_worker import dead_letter, sqlstate, store
 from stream_worker.backoff import Backoff
 from stream_worker.batch import Fenced, Processor, Result
 from stream_worker.batch_size import BatchSize
+from stream_worker.breaker import Breaker
 from stream_worker.dead_letter import DeadLettersHeld, Sender
 from stream_worker.metrics import Metrics
 from stream_worker.observe import Observer
-from stream_worker.outcomes import Retry
+from stream_worker.outcomes import Dead, Retry, Stored
+from stream_worker.parking import Drained, Drainer
 from stream_worker.progress import Progress
 from stream_worker.records import Item, KafkaRecord
 from stream_worker.run import Hold
-from stream_worker.store import Claim
+from stream_worker.store import Taken
 
 _LOG = log.get(__name__)
 _ACQUIRE_TIMEOUT = 10.0
+_RELEASE_TIMEOUT = 2.0
+_IDLE = 10.0
+_DUE_KEYS = 50
+_DEATHS = 3
+_ENOUGH_PROBES = 20
 T = TypeVar("T")
 
 
@@ -43,17 +56,21 @@ class Shared:
     """What all partitions of a worker share.
 
     pool, slots: connections, and the places that bound how many batches run side by side, first come first served.
-    read: turns a Kafka record into an Item. backoff: for holds and retries. size: of all partitions' batches.
+    read: turns a Kafka record into an Item. backoff: for holds and retries. probes: for the breaker. breaker: a fresh one.
+    size: of all partitions' batches.
     """
 
     pool: asyncpg.Pool
     slots: asyncio.Semaphore
     processor: Processor
+    drainer: Drainer
     sender: Sender
     read: Callable[[KafkaRecord], Item]
     observer: Observer
     metrics: Metrics
     backoff: Backoff
+    probes: Backoff
+    breaker: Breaker
     dlq_topic: str
     size: BatchSize
     batch_bytes: int
@@ -64,24 +81,31 @@ class Partition:
     """One partition under one claim.
 
     Args:
-        claim: our ownership. start: the offset its records begin at.
+        taken: our claim, and how the owner before us ended. start: the offset its records begin at.
         on_fenced: called once when the claim turns out to be lost.
     """
 
-    def __init__(self, shared: Shared, claim: Claim, start: int, on_fenced: Callable[[], None]) -> None:
-        self.claim = claim
+    def __init__(self, shared: Shared, taken: Taken, start: int, on_fenced: Callable[[], None]) -> None:
+        self.claim = taken.claim
         self.progress = Progress(start)
         self.buffered = 0
         self.failed: BaseException | None = None
         self._shared = shared
+        self._taken = taken
         self._on_fenced = on_fenced
         self._records: deque[tuple[KafkaRecord, int]] = deque()
         self._arrived = asyncio.Event()
         self._stopping = asyncio.Event()
         self._failures: dict[int, int] = {}
+        self._watchful = shared.size.limit if taken.died else 0
+        self._marked = False
+        self._breaker = shared.breaker.copy()
+        self._trips, self._probed = 0, 0
+        self._look_at = 0.0  # loop time at which parked keys and unsent dead letters are looked at next
+        self._fenced = False
         self._connection: asyncpg.Connection | None = None
-        self._label = str(claim.partition)
-        self._task = asyncio.create_task(self._loop(), name=f"partition-{claim.partition}")
+        self._label = str(taken.claim.partition)
+        self._task = asyncio.create_task(self._loop(), name=f"partition-{taken.claim.partition}")
 
     def feed(self, records: Sequence[KafkaRecord]) -> None:
         """Take fetched records into the buffer; the caller bounds it by pausing."""
@@ -104,7 +128,9 @@ class Partition:
         self._arrived.set()
         loop = asyncio.get_running_loop()
         await asyncio.wait([self._task], timeout=max(0.0, deadline - loop.time()))
-        if not self._task.done():
+        if self._task.done():
+            await self._let_go()
+        else:
             # Cutting the connection ends the transaction on the server at once; a cancelled query might not.
             if self._connection is not None:
                 self._connection.terminate()
@@ -112,15 +138,27 @@ class Partition:
             await asyncio.wait([self._task], timeout=1.0)
         self._shared.metrics.forget(self.claim.partition)
 
+    async def _let_go(self) -> None:
+        """Tell the next owner that nobody died here; if that fails, it is only more watchful than it need be."""
+        if self.failed is not None or self._fenced:
+            return
+        with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+            connection = await self._shared.pool.acquire(timeout=_RELEASE_TIMEOUT)
+            try:
+                await store.release_claim(cast(asyncpg.Connection, connection), self.claim)
+            finally:
+                await self._shared.pool.release(connection, timeout=_RELEASE_TIMEOUT)
+
     async def _loop(self) -> None:
         try:
             await self._held(self._flush)
             while not self._stopping.is_set():
-                if self._records:
+                if asyncio.get_running_loop().time() >= self._look_at and not self._trips:
+                    await self._held(self._look)
+                elif self._records:
                     await self._settle_next()
                 else:
-                    self._arrived.clear()
-                    await self._arrived.wait()
+                    await self._rest()
         except Fenced:
             _LOG.warning(
                 "Another worker owns this partition; its work is dropped here.",
@@ -128,6 +166,7 @@ class Partition:
                 partition=self.claim.partition,
                 epoch=self.claim.epoch,
             )
+            self._fenced = True
             self._shared.metrics.fenced.inc()
             self._on_fenced()
         except asyncio.CancelledError:
@@ -135,6 +174,38 @@ class Partition:
         except BaseException as error:
             self.failed = error
             raise
+
+    async def _rest(self) -> None:
+        """Until records arrive, or it is time to look at what is parked."""
+        self._arrived.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(self._look_at):
+                await self._arrived.wait()
+
+    async def _look(self, db: asyncpg.Connection) -> None:
+        """Drain the parked keys that are due, send what dead letters are left, and note when to look again."""
+        for order_key, seconds in await store.due_keys(db, self.claim.topic, self.claim.partition, _DUE_KEYS):
+            if seconds > 0 or self._stopping.is_set():
+                break
+            drained = await self._drain_key(db, order_key)
+            if drained.tripped:
+                self._trip()
+                break
+        sent = await self._flush(db)
+        left = await store.due_keys(db, self.claim.topic, self.claim.partition, _DUE_KEYS)
+        self._shared.metrics.parked_keys.labels(self._label).set(len(left))
+        self._shared.metrics.dead_letters_sent.inc(sent)
+        wait = min(_IDLE, max(0.0, left[0][1])) if left else _IDLE
+        self._look_at = asyncio.get_running_loop().time() + wait
+
+    async def _drain_key(self, db: asyncpg.Connection, order_key: str) -> Drained:
+        began = time.monotonic()
+        drained = await self._shared.drainer.drain(
+            db, self.claim, self.progress.durable, order_key, self._breaker, self._beware if self._watchful else None
+        )
+        self._breaker = drained.breaker
+        self._shared.observer.drained(drained, time.monotonic() - began)
+        return drained
 
     async def _settle_next(self) -> None:
         """Settle one batch: rows, then dead letters, then progress; then wait, if its end asked for that."""
@@ -145,8 +216,37 @@ class Partition:
         if result.unsent and await self._held(self._flush) is None:
             return
         self._advance(result)
-        if result.retry is not None:
+        if result.tripped:
+            self._trip()
+            await self._wait(self._shared.probes.delay(self._trips, random.random))
+        elif result.retry is not None:
             await self._put_off(result.next_offset, result.retry)
+
+    def _trip(self) -> None:
+        """Too many died of what a deploy can cause: this partition waits, and goes on by single probes."""
+        self._trips += 1
+        self._breaker.strict = True
+        self._shared.metrics.breaker_open.labels(self._label).set(1)
+        self._shared.metrics.paused.labels(self._label).set(1)
+        if self._trips == 1:
+            self._shared.metrics.alarms.inc()
+            _LOG.error(
+                "Too many events die in a row; the partition waits and probes. Mend the handler, or the schema.",
+                action="breaker_open",
+                partition=self.claim.partition,
+            )
+
+    def _note_probe(self, result: Result) -> None:
+        """A single event ran well: go on as if nothing had been. Events that no handler matches prove little."""
+        for _, outcome in result.outcomes:
+            if isinstance(outcome, Stored):
+                self._probed += 1 if outcome.handled_by is None else _ENOUGH_PROBES
+        if self._probed >= _ENOUGH_PROBES:
+            self._trips, self._probed = 0, 0
+            self._breaker = self._shared.breaker.copy()
+            self._shared.metrics.breaker_open.labels(self._label).set(0)
+            self._shared.metrics.paused.labels(self._label).set(0)
+            _LOG.info("Events run well again.", action="breaker_closed", partition=self.claim.partition)
 
     async def _held(self, step: Callable[[asyncpg.Connection], Awaitable[T]]) -> T | None:
         """Run one step with a connection, again and again while the database or Kafka cannot take it.
@@ -173,6 +273,7 @@ class Partition:
                 return None
             failures += 1
             self._note_hold(why, alarm, failures)
+            await self._unmark()
             await self._wait(self._shared.backoff.delay(failures, random.random))
 
     async def _with_connection(self, step: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
@@ -202,19 +303,44 @@ class Partition:
 
     async def _process(self, taken: list[Item], db: asyncpg.Connection) -> Result:
         began = time.monotonic()
-        items = taken[: self._shared.size.now]  # fewer than were taken, after a deadlock
+        items = taken[: self._most()]  # fewer than were taken, after a deadlock
+        if self._watchful:
+            items = [await self._beware(db, items[0])]
         with self._shared.observer.batch(items):
-            result = await self._shared.processor.process(db, self.claim, items, self._failures)
+            result = await self._shared.processor.process(db, self.claim, items, self._failures, self._breaker)
         self._shared.observer.settled(items, result, time.monotonic() - began)
         return result
+
+    async def _beware(self, db: asyncpg.Connection, item: Item) -> Item:
+        """Mark an event durably before it runs alone; one that has killed too many workers does not run."""
+        if self._taken.suspect == item.offset and self._taken.deaths >= _DEATHS:
+            return structs.replace(item, dead=Dead(Reason.CRASH_SUSPECT, "handle"))
+        settled = self._taken.next_offset is not None and item.offset < self._taken.next_offset
+        if settled:
+            return item  # read again because Kafka's offset was behind; it would only push the mark back
+        if item.event is not None and self._shared.processor.registry.find(item.event) is not None:
+            await store.mark(db, self.claim, item.offset)
+            self._marked = True
+        return item
+
+    async def _unmark(self) -> None:
+        """Before a wait: a worker that is ended meanwhile did not die of this event."""
+        if self._marked:
+            with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+                await self._with_connection(partial(store.unmark, claim=self.claim))
+                self._marked = False
+
+    def _most(self) -> int:
+        """Records in the next batch at most."""
+        return 1 if self._watchful or self._trips else self._shared.size.now
 
     def _take(self) -> list[Item]:
         """The next records, read; they stay in the buffer until they are settled."""
         taken: list[Item] = []
-        total = 0
+        total, most = 0, self._most()
         for record, size in self._records:
             total += size
-            if taken and (len(taken) >= self._shared.size.now or total > self._shared.batch_bytes):
+            if taken and (len(taken) >= most or total > self._shared.batch_bytes):
                 break
             taken.append(self._shared.read(record))
         return taken
@@ -226,6 +352,12 @@ class Partition:
             self.buffered -= size
             self._failures.pop(record.offset, None)
         self._shared.size.settled(len(result.outcomes))
+        self._watchful = max(0, self._watchful - len(result.outcomes))
+        self._breaker = result.breaker
+        if self._trips:
+            self._note_probe(result)
+        if result.parked:
+            self._look_at = 0.0
         self.progress.done(result.next_offset)
         self._note_oldest()
 
@@ -235,8 +367,8 @@ class Partition:
         self._failures[offset] = failures
         self._shared.metrics.retries.labels(retry.reason.value).inc()
         self._shared.metrics.paused.labels(self._label).set(1)
-        delay = retry.after if retry.after is not None else self._shared.backoff.delay(failures, random.random)
-        await self._wait(min(delay, self._shared.backoff.ceiling))
+        await self._unmark()
+        await self._wait(self._shared.backoff.wait(failures, retry.after, random.random))
         self._shared.metrics.paused.labels(self._label).set(0)
 
     async def _wait(self, seconds: float) -> None:

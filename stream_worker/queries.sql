@@ -30,12 +30,34 @@ WHERE NOT EXISTS (SELECT 1 FROM event_keys WHERE event_keys.event_id = given.eve
 ORDER BY event_id
 ON CONFLICT DO NOTHING;
 
+-- name: lock_claim
+-- What the last owner left; the row is ours until the transaction ends.
+SELECT released, marked FROM partition_claims WHERE "group" = $1 AND topic = $2 AND "partition" = $3 FOR UPDATE;
+
 -- name: take_claim
--- Become the owner of a partition: everyone with a smaller epoch is fenced from here on.
-INSERT INTO partition_claims AS claim ("group", topic, "partition", epoch, claimed_at)
-VALUES ($1, $2, $3, 1, now())
-ON CONFLICT ("group", topic, "partition") DO UPDATE SET epoch = claim.epoch + 1, open = false, claimed_at = now()
-RETURNING epoch, next_offset;
+-- Become the owner of a partition: everyone with a smaller epoch is fenced from here on. $4: the owner died with a mark.
+INSERT INTO partition_claims AS claim ("group", topic, "partition", epoch, claimed_at, released)
+VALUES ($1, $2, $3, 1, now(), false)
+ON CONFLICT ("group", topic, "partition") DO UPDATE SET
+    epoch = claim.epoch + 1, open = false, claimed_at = now(), released = false, marked = false,
+    deaths = claim.deaths + CASE WHEN $4 THEN 1 ELSE 0 END
+RETURNING epoch, next_offset, marker_offset, deaths;
+
+-- name: release_claim
+-- An orderly end: whoever comes next has no reason to be careful.
+UPDATE partition_claims SET released = true, marked = false
+WHERE "group" = $1 AND topic = $2 AND "partition" = $3 AND epoch = $4;
+
+-- name: mark
+-- Committed before an event runs alone: if its owner dies now, this event is a suspect.
+UPDATE partition_claims SET
+    marked = true, marker_offset = $5, deaths = CASE WHEN marker_offset = $5 THEN deaths ELSE 0 END
+WHERE "group" = $1 AND topic = $2 AND "partition" = $3 AND epoch = $4;
+
+-- name: unmark
+-- The event has run, or waits: a death from here on is not its fault.
+UPDATE partition_claims SET marked = false
+WHERE "group" = $1 AND topic = $2 AND "partition" = $3 AND epoch = $4;
 
 -- name: open_claim
 -- The first statement of every batch: locks the claim row (a plain read lets a resumed zombie through) and marks it open.
@@ -82,9 +104,62 @@ UPDATE event_keys SET state = 'failed', runs = runs - 1 WHERE event_id = ANY ($1
 -- Ran and is dead: a replay may claim it.
 UPDATE event_keys SET state = 'failed' WHERE event_id = ANY ($1::uuid[]);
 
--- name: update_replayed_event
--- The events row of a replay is updated, never copied.
-UPDATE events SET status = $3, handled_by = $4, processed_at = CASE WHEN $3 = 'PROCESSED' THEN now() END, attempts = attempts + $5
+-- name: lock_parked_keys
+-- Which of these ordering keys are parked; their rows are ours, so that nobody drains one while we add behind it.
+SELECT order_key FROM parked_keys WHERE order_key = ANY ($1::text[]) ORDER BY order_key FOR UPDATE;
+
+-- name: park_key
+-- An ordering key begins to wait; where another partition was first, its events queue there.
+INSERT INTO parked_keys (order_key, topic, "partition", attempts, next_at)
+VALUES ($1, $2, $3, $4, now() + $5::interval)
+ON CONFLICT (order_key) DO NOTHING;
+
+-- name: park_event
+-- An event at the end of its key's queue.
+INSERT INTO parked_events (order_key, event_id, topic, "partition", "offset", appended_at, received_at, attempts, key, value, headers)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11::jsonb);
+
+-- name: park_keys_of_events
+-- These events wait.
+UPDATE event_keys SET state = 'parked' WHERE event_id = ANY ($1::uuid[]);
+
+-- name: due_keys
+-- The parked keys of a partition, the most overdue first, with the seconds until each is due.
+SELECT order_key, extract(epoch FROM next_at - now())::float8 AS seconds FROM parked_keys
+WHERE topic = $1 AND "partition" = $2 ORDER BY next_at LIMIT $3;
+
+-- name: lock_parked_key
+-- One parked key, to drain it: how often its head was tried, and for how many seconds it has waited.
+SELECT attempts, extract(epoch FROM now() - parked_at)::float8 AS age FROM parked_keys
+WHERE order_key = $1 AND topic = $2 AND "partition" = $3 FOR UPDATE;
+
+-- name: parked_queue
+-- The events of a parked key, in their order.
+SELECT event_id, topic, "partition", "offset", appended_at, received_at, attempts, key, value, headers FROM parked_events
+WHERE order_key = $1 ORDER BY appended_at, "partition", "offset" LIMIT $2;
+
+-- name: unpark_events
+-- They have taken effect, or are dead.
+DELETE FROM parked_events WHERE event_id = ANY ($1::uuid[]);
+
+-- name: unpark_keys_of_events
+-- Parked events that take effect now; the parked key's row is held.
+UPDATE event_keys SET state = 'stored' WHERE event_id = ANY ($1::uuid[]) AND state = 'parked';
+
+-- name: put_off_key
+-- The head of a key was tried in vain, or is another one now.
+UPDATE parked_keys SET attempts = $2, next_at = now() + $3::interval,
+    parked_at = CASE WHEN $4 THEN now() ELSE parked_at END
+WHERE order_key = $1;
+
+-- name: unpark_key
+-- Nothing waits for this key any more.
+DELETE FROM parked_keys WHERE order_key = $1;
+
+-- name: update_event
+-- The events row of a replay, or of an event that was parked, is updated, never copied.
+UPDATE events SET status = $3, handled_by = $4, processed_at = CASE WHEN $3 = 'PROCESSED' THEN now() END,
+    attempts = attempts + $5
 WHERE received_at = $1 AND event_id = $2;
 
 -- name: close_failures

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
@@ -28,13 +29,34 @@ _HEADER_BYTES = 32 * 1024
 class KafkaRecord(Protocol):
     """The parts of aiokafka's ConsumerRecord that are used. Values are raw bytes; timestamp is in milliseconds."""
 
+    @property
+    def topic(self) -> str: ...
+    @property
+    def partition(self) -> int: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def timestamp(self) -> int: ...
+    @property
+    def key(self) -> Any: ...
+    @property
+    def value(self) -> Any: ...
+    @property
+    def headers(self) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class PlainRecord:
+    """A record that was read without the Kafka client. undecodable: a header's name is not UTF-8 (and written escaped)."""
+
     topic: str
     partition: int
     offset: int
     timestamp: int
-    key: Any
-    value: Any
-    headers: Any
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes | None], ...]
+    undecodable: bool
 
 
 class Item(msgspec.Struct, frozen=True, eq=False, gc=False):
@@ -146,6 +168,8 @@ def key_matches(key: bytes | None, event: Event) -> bool:
 
 
 def _parse(record: KafkaRecord) -> Event:
+    if isinstance(record, PlainRecord) and record.undecodable:
+        raise Rejected("The record cannot be decoded.", reason=Reason.UNDECODABLE)
     headers = record.headers
     if headers and (
         len(headers) > _HEADERS or sum(len(name) + len(value or b"") for name, value in headers) > _HEADER_BYTES

@@ -1,8 +1,9 @@
 """Run handlers inside the batch's transaction, so that one bad event costs only itself.
 
 Events run in log order, in chunks of neighbours that share a handler, each chunk under a SAVEPOINT. When a chunk fails
-it is undone and run again event by event, so that only the bad one leaves. The first event that must wait for a retry,
-or the end of the time budget, cuts the batch: nothing after it runs.
+it is undone and run again event by event, so that only the bad one leaves. An event that must wait is first tried again in
+place, which cuts the batch (nothing after it runs), then parked, and later events of its ordering key are parked behind
+it. The end of the time budget and the breaker cut the batch too.
 
 What can go wrong beside an exception, and how it is seen:
 - the handler swallowed an SQL error: the transaction is broken, and RELEASE SAVEPOINT says so (25P02)
@@ -12,7 +13,7 @@ What can go wrong beside an exception, and how it is seen:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
@@ -24,12 +25,15 @@ from schemas.errors import Permanent, Reason, Rejected, Retryable
 from schemas.event import Event
 from stream_worker import sqlstate
 from stream_worker.backoff import Backoff
+from stream_worker.breaker import Breaker
 from stream_worker.handlers import Handler
-from stream_worker.outcomes import Dead, Outcome, Retry, Stored
+from stream_worker.outcomes import Dead, Outcome, Parked, Retry, Stored
 from stream_worker.sqlstate import Verdict
 
 _CHUNK = 64
+_LONG_IN_PLACE = 1.0
 _UNHANDLED = Stored(None)
+_BEHIND = Parked(None)
 _IN_FAILED_TRANSACTION = "25P02"
 
 
@@ -61,15 +65,51 @@ class Hold(Exception):
 class Task(NamedTuple):
     """One event to run: its place in the batch, its handler, and what is already decided about it.
 
-    settled: it must not run (a schema that does not fit, a handler that ended an earlier try).
-    failures: how often it failed before.
+    order_key: events that share it keep their order. settled: it must not run (a schema that does not fit, a handler
+    that ended an earlier try). failures: how often it failed before.
     """
 
     position: int
     event: Event
+    order_key: str
     handler: Handler | None
     settled: Dead | None
     failures: int
+
+
+class Ran(NamedTuple):
+    """outcomes: by position; what has none did not run. tripped: the breaker cut the batch at the next position."""
+
+    outcomes: dict[int, Outcome]
+    tripped: bool
+
+
+@dataclass(slots=True)
+class _Run:
+    """One call of `Runner.run`, under way. end: when the budget is spent (loop time)."""
+
+    tx: asyncpg.Connection
+    blocked: set[str]
+    breaker: Breaker
+    careful: bool
+    alone: bool
+    end: float
+    outcomes: dict[int, Outcome]
+    tripped: bool = False
+
+    def spent(self) -> bool:
+        """The budget is used up, and something has been done."""
+        return bool(self.outcomes) and asyncio.get_running_loop().time() > self.end
+
+    def settle(self, task: Task, outcome: Outcome) -> bool:
+        """Note an outcome; False: the batch is cut here."""
+        if isinstance(outcome, Dead) and not self.breaker.died():
+            self.tripped = True
+            return False
+        if isinstance(outcome, Parked):
+            self.blocked.add(task.order_key)
+        self.outcomes[task.position] = outcome
+        return not isinstance(outcome, Retry)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,34 +117,41 @@ class Runner:
     """How handlers are run.
 
     timeout: seconds one call of a handler may take. budget: seconds for all of a batch. backoff: when to give up.
-    batch: how many events a batch handler gets at most.
+    batch: how many events a batch handler gets at most. in_place: retries of an event that hold its partition, before it
+    is parked; one that asks for a long wait is parked at once.
     """
 
     timeout: float
     budget: float
     backoff: Backoff
     batch: int
+    in_place: int
 
-    async def run(self, tx: asyncpg.Connection, tasks: Sequence[Task], *, careful: bool) -> dict[int, Outcome]:
-        """Outcomes by position, up to the cut: a position without an outcome did not run; a Retry is always the last.
+    async def run(
+        self,
+        tx: asyncpg.Connection,
+        tasks: Sequence[Task],
+        *,
+        careful: bool,
+        blocked: set[str],
+        breaker: Breaker,
+    ) -> Ran:
+        """Run them in order, up to a cut: the end of the budget, a Retry (then the last outcome), or the breaker.
 
         Args:
             careful: event by event from the start, to find the one that breaks the transaction.
+            blocked: ordering keys that are parked: their events are parked behind; grows with those parked here.
+            breaker: fed in log order.
 
         Raises:
             BrokenTransaction, Hold.
         """
-        outcomes: dict[int, Outcome] = {}
-        clock = asyncio.get_running_loop().time
-        end = clock() + self.budget
+        end = asyncio.get_running_loop().time() + self.budget
+        run = _Run(tx, blocked, breaker, careful, len(tasks) == 1, end, {})
         for chunk in self._chunks(tasks):
-            if outcomes and clock() > end:
+            if run.spent() or not await self._run_chunk(run, chunk):
                 break
-            outcomes.update(await self._run_chunk(tx, chunk, careful, end, alone=len(tasks) == 1))
-            last = outcomes.get(chunk[-1].position)
-            if last is None or isinstance(last, Retry):
-                break
-        return outcomes
+        return Ran(run.outcomes, run.tripped)
 
     def _chunks(self, tasks: Sequence[Task]) -> Iterator[list[Task]]:
         """Neighbours that share a handler and what is settled about them, in log order, up to the size it takes."""
@@ -114,18 +161,25 @@ class Runner:
             for start in range(0, len(chunk), size):
                 yield chunk[start : start + size]
 
-    async def _run_chunk(
-        self, tx: asyncpg.Connection, chunk: list[Task], careful: bool, end: float, *, alone: bool
-    ) -> Mapping[int, Outcome]:
-        first = chunk[0]
-        if first.settled is not None:
-            return dict.fromkeys([task.position for task in chunk], first.settled)
-        handler = first.handler
+    async def _run_chunk(self, run: _Run, chunk: list[Task]) -> bool:
+        """False: the batch is cut within this chunk."""
+        if chunk[0].settled is not None:
+            return all(run.settle(task, chunk[0].settled) for task in chunk)
+        if run.blocked:
+            behind = [task for task in chunk if task.order_key in run.blocked]
+            run.outcomes.update(dict.fromkeys([task.position for task in behind], _BEHIND))
+            chunk = [task for task in chunk if task.order_key not in run.blocked]
+        if not chunk:
+            return True
+        handler = chunk[0].handler
         if handler is None:
-            return dict.fromkeys([task.position for task in chunk], _UNHANDLED)
-        if not careful and len(chunk) > 1 and await self._whole(tx, handler, chunk):
-            return dict.fromkeys([task.position for task in chunk], Stored(handler.name))
-        return await self._one_by_one(tx, handler, chunk, end, alone=alone)
+            run.outcomes.update(dict.fromkeys([task.position for task in chunk], _UNHANDLED))
+            return True
+        if not run.careful and len(chunk) > 1 and await self._whole(run.tx, handler, chunk):
+            run.outcomes.update(dict.fromkeys([task.position for task in chunk], Stored(handler.name)))
+            run.breaker.well(len(chunk))
+            return True
+        return await self._one_by_one(run, handler, chunk)
 
     async def _whole(self, tx: asyncpg.Connection, handler: Handler, chunk: list[Task]) -> bool:
         """Run the chunk under one savepoint; False: undone, run it event by event."""
@@ -143,21 +197,29 @@ class Runner:
             return False
         return True
 
-    async def _one_by_one(
-        self, tx: asyncpg.Connection, handler: Handler, chunk: list[Task], end: float, *, alone: bool
-    ) -> dict[int, Outcome]:
-        outcomes: dict[int, Outcome] = {}
-        clock = asyncio.get_running_loop().time
+    async def _one_by_one(self, run: _Run, handler: Handler, chunk: list[Task]) -> bool:
+        """False: the batch is cut within this chunk."""
         for task in chunk:
-            if outcomes and clock() > end:
-                break
-            outcome = await self._single(tx, handler, task, alone=alone)
-            if isinstance(outcome, Retry) and self.backoff.exhausted(task.failures + 1):
-                outcome = Dead(outcome.reason, "handle", outcome.error_class)
-            outcomes[task.position] = outcome
+            if run.spent():
+                return False
+            if task.order_key in run.blocked:
+                run.outcomes[task.position] = _BEHIND
+                continue
+            outcome = await self._single(run.tx, handler, task, alone=run.alone)
             if isinstance(outcome, Retry):
-                break
-        return outcomes
+                outcome = self._after_failure(task, outcome)
+            elif isinstance(outcome, Stored):
+                run.breaker.well()
+            if not run.settle(task, outcome):
+                return False
+        return True
+
+    def _after_failure(self, task: Task, retry: Retry) -> Outcome:
+        """First in place, then parked, then dead."""
+        if self.backoff.exhausted(task.failures + 1):
+            return Dead(retry.reason, "handle", retry.error_class)
+        patient = retry.after is not None and retry.after > _LONG_IN_PLACE
+        return Parked(retry) if task.failures >= self.in_place or patient else retry
 
     async def _single(self, tx: asyncpg.Connection, handler: Handler, task: Task, *, alone: bool) -> Outcome:
         await tx.execute("SAVEPOINT plutus_chunk")

@@ -28,9 +28,27 @@ class WorkerSettings(RuntimeSettings):
         None, description="Static group membership: a name of this worker, stable over restarts."
     )
     worker_handler_timeout: Seconds = Field(5.0, description="Deadline of one handler call.")
-    worker_retry_attempts: int = Field(4, ge=1, le=100, description="Runs of one event before it is dead-lettered.")
+    worker_retry_attempts: int = Field(
+        8, ge=1, le=1_000, description="Runs of an event that asks for a retry, before it is dead-lettered."
+    )
+    worker_retry_max_age: Seconds = Field(
+        86_400.0, description="An event that still asks for a retry after this long is dead-lettered."
+    )
+    worker_retry_in_place: int = Field(
+        1, ge=0, le=100, description="Retries that hold the partition, before the event is parked and others go on."
+    )
     worker_retry_base: Seconds = Field(0.1, description="First wait before a retry; doubles each time, with jitter.")
-    worker_retry_ceiling: Seconds = Field(30.0, description="Longest wait before a retry.")
+    worker_retry_ceiling: Seconds = Field(
+        60.0, description="Longest wait before a retry, unless the handler asks for more."
+    )
+    worker_hold_ceiling: Seconds = Field(
+        10.0, description="Longest wait while the database or the dead letters are down."
+    )
+    breaker_deaths_in_a_row: int = Field(
+        50, ge=1, description="Events of a partition that may die in a row in handlers before it only probes."
+    )
+    breaker_share: float = Field(0.5, gt=0, le=1, description="The same as a share of the last 200 handled events.")
+    breaker_probe_ceiling: Seconds = Field(30.0, description="Longest wait between two probes of an open breaker.")
     worker_drain: Seconds = Field(20.0, description="Deadline of a stop or a rebalance for what is in flight.")
     unhandled: Literal["store", "dead"] = Field(
         "store",
@@ -41,6 +59,10 @@ class WorkerSettings(RuntimeSettings):
     )
     strict_schemas: bool = Field(False, description="Refuse events whose type and version have no registered schema.")
     replay_limit: int = Field(10, ge=1, description="How often one event may run, and the same bytes be dead-lettered.")
+
+    worker_watchdog: Seconds = Field(
+        120.0, description="With records waiting and none fetched for this long, the worker ends to start anew."
+    )
 
     @property
     def transaction_budget(self) -> float:

@@ -6,6 +6,8 @@ Our own statements: only the infrastructure can be at fault, so everything holds
     hold+alarm  a bad deploy that would fail for every event (28, 42, 0A): never fill the dead-letter topic with it
     dead        this event's own data (22, 54, 23 but for a missing parent row)
     retry       everything else: locks, deadlocks, serialization, time-outs, a parent row that may still come (40, 55, 57014, 23503)
+
+An exception that is not the database's is a retry where it is the network's (OSError, and so TimeoutError), else dead.
 """
 
 from __future__ import annotations
@@ -48,9 +50,10 @@ def in_handler(error: BaseException) -> Verdict:
     """The verdict on an exception that left a handler."""
     code = sqlstate(error)
     if code is None:
-        if isinstance(error, asyncpg.DataError):
-            return Verdict.DEAD  # the driver refused a value before it reached the server
-        return Verdict.RETRY
+        # The network, and what is no error of the event's at all (a cancellation, an exit), may be better next time. A
+        # value that the driver refuses, or a bug, will not: the event is dead until somebody replays it.
+        passing = isinstance(error, OSError) or not isinstance(error, Exception)
+        return Verdict.RETRY if passing else Verdict.DEAD
     if code in _HOLD_CODES or code[:2] in _HOLD_CLASSES:
         return Verdict.HOLD
     if code[:2] in _DEPLOY_CLASSES:

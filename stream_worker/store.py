@@ -8,8 +8,8 @@ from __future__ import annotations
 import base64
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, Literal
 from uuid import UUID as PythonUUID
 
 import asyncpg
@@ -24,6 +24,8 @@ from stream_worker.outcomes import Dead
 from stream_worker.records import Item, milliseconds
 
 SQL = statements("stream_worker")
+
+Status = Literal["PROCESSED", "RETRYING", "FAILED"]
 
 EVENT_COLUMNS = (
     "event_id",
@@ -105,11 +107,46 @@ async def remember_keys(db: asyncpg.Connection, items: Iterable[Item]) -> None:
     )
 
 
-async def take_claim(db: asyncpg.Connection, group: str, topic: str, partition: int) -> tuple[Claim, int | None]:
-    """Own a partition; returns the claim and the next offset that Postgres knows, None where nobody owned it before."""
-    row = await db.fetchrow(SQL["take_claim"], group, topic, partition)
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What taking a partition brings.
+
+    next_offset: what Postgres knows, None where nobody owned it before. died: the owner before did not let go.
+    suspect, deaths: the offset that owners died on while it ran alone, and how many of them.
+    """
+
+    claim: Claim
+    next_offset: int | None
+    died: bool
+    suspect: int | None
+    deaths: int
+
+
+async def take_claim(db: asyncpg.Connection, group: str, topic: str, partition: int) -> Taken:
+    """Own a partition."""
+    async with db.transaction():
+        before = await db.fetchrow(SQL["lock_claim"], group, topic, partition)
+        died = before is not None and not before["released"]
+        marked = before is not None and died and before["marked"]
+        row = await db.fetchrow(SQL["take_claim"], group, topic, partition, marked)
     assert row is not None  # noqa: S101
-    return Claim(group, topic, partition, row["epoch"]), row["next_offset"]
+    claim = Claim(group, topic, partition, row["epoch"])
+    return Taken(claim, row["next_offset"], died, row["marker_offset"] if row["deaths"] else None, row["deaths"])
+
+
+async def release_claim(db: asyncpg.Connection, claim: Claim) -> None:
+    """Let go of a partition in an orderly way."""
+    await db.execute(SQL["release_claim"], claim.group, claim.topic, claim.partition, claim.epoch)
+
+
+async def mark(db: asyncpg.Connection, claim: Claim, offset: int) -> None:
+    """Say, durably, which event is about to run alone."""
+    await db.execute(SQL["mark"], claim.group, claim.topic, claim.partition, claim.epoch, offset)
+
+
+async def unmark(db: asyncpg.Connection, claim: Claim) -> None:
+    """It has run, or waits."""
+    await db.execute(SQL["unmark"], claim.group, claim.topic, claim.partition, claim.epoch)
 
 
 async def open_claim(db: asyncpg.Connection, claim: Claim) -> datetime | None:
@@ -166,9 +203,9 @@ async def close_failures(db: asyncpg.Connection, ids: Collection[bytes]) -> None
 
 
 def event_row(
-    item: Item, accepted_at: datetime, *, handled_by: str | None, processed_at: datetime | None, attempts: int
+    item: Item, accepted_at: datetime, *, status: Status, handled_by: str | None, now: datetime, attempts: int
 ) -> tuple[object, ...]:
-    """One row of `events`, in the order of EVENT_COLUMNS. processed_at: None for an event that failed."""
+    """One row of `events`, in the order of EVENT_COLUMNS."""
     event = item.event
     assert event is not None  # noqa: S101
     return (
@@ -181,10 +218,10 @@ def event_row(
         event.occurred_at,
         event.payload.decode(),
         event.payload_encoding,
-        "FAILED" if processed_at is None else "PROCESSED",
+        status,
         handled_by,
         accepted_at,
-        processed_at,
+        now if status == "PROCESSED" else None,
         attempts,
         item.topic,
         item.partition,
@@ -197,18 +234,111 @@ async def copy_events(db: asyncpg.Connection, rows: Sequence[tuple[object, ...]]
     await db.copy_records_to_table("events", records=rows, columns=EVENT_COLUMNS)
 
 
-async def update_replayed_event(
+async def update_event(
     db: asyncpg.Connection,
     item: Item,
     accepted_at: datetime,
     *,
+    status: Status,
     handled_by: str | None,
-    failed: bool,
     attempts: int,
 ) -> None:
-    """The new status of an event that ran again; `attempts` runs are added."""
-    status = "FAILED" if failed else "PROCESSED"
-    await db.execute(SQL["update_replayed_event"], accepted_at, UUID(item.id), status, handled_by, attempts)
+    """The new status of an event that has a row already; `attempts` runs are added."""
+    await db.execute(SQL["update_event"], accepted_at, UUID(item.id), status, handled_by, attempts)
+
+
+@dataclass(frozen=True, slots=True)
+class ParkedRecord:
+    """The record of a parked event, as the consumer would hand it over, and what its queue knows of it."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: RecordHeaders
+    received_at: datetime
+    attempts: int
+
+
+async def lock_parked_keys(db: asyncpg.Connection, order_keys: Collection[str]) -> set[str]:
+    """Which of these ordering keys are parked; until the transaction ends nobody drains or leaves them."""
+    return {row[0] for row in await db.fetch(SQL["lock_parked_keys"], sorted(order_keys))}
+
+
+async def park_key(db: asyncpg.Connection, order_key: str, item: Item, attempts: int, delay: float) -> None:
+    """An ordering key begins to wait for `delay` seconds."""
+    await db.execute(SQL["park_key"], order_key, item.topic, item.partition, attempts, timedelta(seconds=delay))
+
+
+async def park_events(db: asyncpg.Connection, rows: Sequence[tuple[object, ...]]) -> None:
+    """Queue events behind their keys; see `parked_row`."""
+    await db.executemany(SQL["park_event"], rows)
+    await db.execute(SQL["park_keys_of_events"], sorted(row[1] for row in rows))  # type: ignore[type-var]
+
+
+def parked_row(order_key: str, item: Item, accepted_at: datetime, attempts: int) -> tuple[object, ...]:
+    """One row of `parked_events`."""
+    return (
+        order_key,
+        UUID(item.id),
+        item.topic,
+        item.partition,
+        item.offset,
+        item.appended_at,
+        accepted_at,
+        attempts,
+        item.key,
+        item.value,
+        encode_headers(item.headers),
+    )
+
+
+async def due_keys(db: asyncpg.Connection, topic: str, partition: int, most: int) -> list[tuple[str, float]]:
+    """Parked keys of a partition and the seconds until each is due (negative: overdue), the most overdue first."""
+    return [(row[0], row[1]) for row in await db.fetch(SQL["due_keys"], topic, partition, most)]
+
+
+async def lock_parked_key(db: asyncpg.Connection, claim: Claim, order_key: str) -> tuple[int, float] | None:
+    """How often the head of this key was tried, and for how many seconds it has waited; None: not parked here."""
+    row = await db.fetchrow(SQL["lock_parked_key"], order_key, claim.topic, claim.partition)
+    return (row[0], row[1]) if row else None
+
+
+async def parked_queue(db: asyncpg.Connection, order_key: str, most: int) -> list[ParkedRecord]:
+    """The first `most` events of a parked key."""
+    return [
+        ParkedRecord(
+            row["topic"],
+            row["partition"],
+            row["offset"],
+            milliseconds(row["appended_at"]),
+            row["key"],
+            row["value"],
+            decode_headers(row["headers"]),
+            row["received_at"],
+            row["attempts"],
+        )
+        for row in await db.fetch(SQL["parked_queue"], order_key, most)
+    ]
+
+
+async def unpark_events(db: asyncpg.Connection, ids: Collection[bytes]) -> None:
+    """They have taken effect, or are dead: `fail_keys` says which of them died."""
+    uuids = _uuids(ids)
+    await db.execute(SQL["unpark_events"], uuids)
+    await db.execute(SQL["unpark_keys_of_events"], uuids)
+
+
+async def put_off_key(db: asyncpg.Connection, order_key: str, attempts: int, delay: float, *, new_head: bool) -> None:
+    """The head of a key waits for `delay` seconds more; `new_head`: it is another one, whose age begins now."""
+    await db.execute(SQL["put_off_key"], order_key, attempts, timedelta(seconds=delay), new_head)
+
+
+async def unpark_key(db: asyncpg.Connection, order_key: str) -> None:
+    """Nothing waits for this key any more."""
+    await db.execute(SQL["unpark_key"], order_key)
 
 
 def failure_row(item: Item, dead: Dead, *, attempts: int, quiet: bool) -> tuple[object, ...]:

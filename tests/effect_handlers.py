@@ -1,9 +1,12 @@
 """Handlers for tests of whole workers: every run of an event leaves a row, so that a double effect shows.
 
-The payload says how to behave: {"do": "fail"} is refused for ever, {"do": "later"} until the table `mended` has a row.
+The payload says how to behave: {"do": "fail"} is refused for ever, {"do": "crash"} kills the worker; until the table
+`mended` has a row {"do": "later"} asks for a retry and {"do": "bug"} raises.
 """
 
 from __future__ import annotations
+
+import os
 
 from stream_worker import Event, Permanent, Retryable, Transaction, handler, on_start
 
@@ -27,5 +30,9 @@ async def effect(event: Event, tx: Transaction) -> None:
     todo = event.data.get("do") if isinstance(event.data, dict) else None
     if todo == "fail":
         raise Permanent
+    if todo == "crash":
+        os._exit(9)
+    if todo == "bug" and not await tx.fetchval("SELECT count(*) FROM mended"):
+        raise ValueError
     if todo == "later" and not await tx.fetchval("SELECT count(*) FROM mended"):
         raise Retryable

@@ -76,14 +76,14 @@ def processor(
         budget=limits.get("budget", 10.0),
         backoff=Backoff(base=0.01, ceiling=0.05, attempts=attempts),
         batch=limits.get("batch", 500),
+        in_place=limits.get("in_place", 1),
     )
     return Processor(registry or Registry(), runner, replay_limit, limits.get("dead_unhandled", False))
 
 
 async def take(db: asyncpg.Connection, partition: int = 0) -> Claim:
     """Own a partition."""
-    claim, _ = await store.take_claim(db, GROUP, TOPIC, partition)
-    return claim
+    return (await store.take_claim(db, GROUP, TOPIC, partition)).claim
 
 
 async def settle(

@@ -182,6 +182,9 @@ class Producer:
 
         For what is rare: dead letters, replays. The hot path is `publish`.
         """
+        if record.key is None and record.value is None:
+            # aiokafka's `send` asserts that there is one of them; a dead letter may have neither.
+            return (await self.publish(topic, [record], timeout))[0]
         deadline = asyncio.get_running_loop().time() + timeout
         producer, why = await self._ready(deadline)
         if producer is None:

@@ -136,7 +136,7 @@ async def test_a_retry_cuts_the_batch_and_gives_back_what_did_not_run(db: asyncp
     async def later(event: Event, tx: asyncpg.Connection) -> None:
         await note(event, tx)
         if event.data == "later":
-            raise Retryable("busy", after=3.0)
+            raise Retryable("busy", after=0.5)
 
     log = Log()
     items = [log.append(envelope(f"k{n}", "later" if n == 2 else "now")) for n in range(5)]
@@ -144,7 +144,7 @@ async def test_a_retry_cuts_the_batch_and_gives_back_what_did_not_run(db: asyncp
     result = await settle(db, items, using)
     assert outcomes(result) == [Stored("later")] * 2
     assert result.next_offset == 2
-    assert result.retry == Retry(Reason.HANDLER_ERROR, "Retryable", 3.0)
+    assert result.retry == Retry(Reason.HANDLER_ERROR, "Retryable", 0.5)
     assert await effects(db) == ["k0", "k1"]
     assert await states(db) == [("stored", 1), ("stored", 1), ("accepted", 0), ("accepted", 0), ("accepted", 0)]
     given_up = await settle(db, items[2:], using, failures={2: 2})

@@ -277,9 +277,8 @@ async def test_2_redelivery_copy_and_replay_of_a_failed_event_are_told_apart(con
 
 async def test_the_owner_is_found_by_group_topic_and_partition(connect: Connect) -> None:
     db = await connect()
-    first, _ = await store.take_claim(db, GROUP, TOPIC, 0)
-    elsewhere, _ = await store.take_claim(db, "another group", TOPIC, 0)
-    assert (first.epoch, elsewhere.epoch) == (1, 1)
-    await settle(db, [Log().append(envelope("a"))], claim=first)
-    _, next_offset = await store.take_claim(db, GROUP, TOPIC, 0)
-    assert next_offset == 1
+    first = await store.take_claim(db, GROUP, TOPIC, 0)
+    elsewhere = await store.take_claim(db, "another group", TOPIC, 0)
+    assert (first.claim.epoch, elsewhere.claim.epoch) == (1, 1)
+    await settle(db, [Log().append(envelope("a"))], claim=first.claim)
+    assert (await store.take_claim(db, GROUP, TOPIC, 0)).next_offset == 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import asyncpg
 import pytest
 
@@ -30,9 +32,11 @@ def test_inside_a_handler(codes: str, verdict: Verdict) -> None:
         assert sqlstate.in_handler(raised(code)) == verdict, code
 
 
-def test_a_value_the_driver_refuses_is_poison_and_anything_else_is_tried_again() -> None:
-    assert sqlstate.in_handler(asyncpg.DataError("invalid input for query argument $1: 'secret'")) == Verdict.DEAD
-    assert sqlstate.in_handler(ValueError("secret")) == Verdict.RETRY
+def test_what_is_not_the_databases_is_a_retry_only_where_it_is_the_networks() -> None:
+    for passing in (ConnectionResetError(), TimeoutError(), OSError(), asyncio.CancelledError(), SystemExit(1)):
+        assert sqlstate.in_handler(passing) == Verdict.RETRY, passing
+    for bug in (asyncpg.DataError("invalid input for query argument $1: 'secret'"), ValueError("secret"), KeyError(1)):
+        assert sqlstate.in_handler(bug) == Verdict.DEAD, bug
 
 
 @pytest.mark.parametrize(
@@ -41,7 +45,8 @@ def test_a_value_the_driver_refuses_is_poison_and_anything_else_is_tried_again()
         (Permanent("secret"), Dead(Reason.HANDLER_ERROR, "handle", "Permanent")),
         (Retryable("secret", after=2), Retry(Reason.HANDLER_ERROR, "Retryable", 2)),
         (Invalid("no", reason=Reason.SCHEMA_UNKNOWN), Dead(Reason.SCHEMA_UNKNOWN, "handle", "Invalid")),
-        (KeyError("secret"), Retry(Reason.HANDLER_ERROR, "KeyError")),
+        (KeyError("secret"), Dead(Reason.HANDLER_ERROR, "handle", "KeyError")),
+        (ConnectionError("secret"), Retry(Reason.HANDLER_ERROR, "ConnectionError")),
         (raised("23505"), Dead(Reason.HANDLER_ERROR, "handle", "23505")),
         (raised("40P01"), Retry(Reason.HANDLER_ERROR, "40P01")),
     ],
