@@ -122,7 +122,8 @@ class Kafka:
         shutil.rmtree(self._folder / "log.new", ignore_errors=True)
         self._write_properties("format.properties", "log.new")
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        arguments = ("format", "--standalone", "-t", cluster, "-c", "format.properties")
+        # Not `-t ID`: one id in 64 begins with a dash, and would be taken for an option.
+        arguments = ("format", "--standalone", f"--cluster-id={cluster}", "-c", "format.properties")
         aot = (f"-XX:AOTCache={self._aot}",) if self._aot.exists() else ()
         command = self._java_command("kafka format", "kafka.tools.StorageTool", *arguments, aot=aot)
         process.run(command, _FORMAT_SECONDS, lock=self._home.children_lock)
