@@ -43,8 +43,8 @@ def environment(stack: Stack, database: str, topics: Topics) -> dict[str, str]:
     }
 
 
-async def plutus(*arguments: str, env: Mapping[str, str]) -> Ran:
-    """`plutus ARGUMENTS`, to its end."""
+async def plutus(*arguments: str, env: Mapping[str, str], seconds: float = _SECONDS) -> Ran:
+    """`plutus ARGUMENTS`, to its end, which must come within `seconds`."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "infra.cli.main", *arguments),
         env=env,
@@ -54,7 +54,7 @@ async def plutus(*arguments: str, env: Mapping[str, str]) -> Ran:
         stderr=asyncio.subprocess.PIPE,
     )
     try:
-        async with asyncio.timeout(_SECONDS):
+        async with asyncio.timeout(seconds):
             out, err = await process.communicate()
     finally:
         if process.returncode is None:
