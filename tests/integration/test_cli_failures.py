@@ -261,9 +261,7 @@ async def test_a_stop_ends_after_the_batch_and_the_rest_stays_open(place: Place)
     async with database_of(settings) as db, open_reader(settings, place.topics.dlq) as reader:
         ends = await reader.ends()
         ones = in_ones(replay.from_topic(reader, await reader.beginnings(), ends))
-        tally = await replay.replay(
-            db, ones, replay.Request(), publish=publish, stop=stop, progress=lambda tally: None
-        )
+        tally = await replay.replay(db, ones, replay.Request(), publish=publish, stop=stop, progress=lambda tally: None)
     assert (tally.read, tally.replayed, len(sent)) == (1, 1, 1)
     assert (len(await place.failures("open")), len(await place.failures("replayed"))) == (3, 1)
 
