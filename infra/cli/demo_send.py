@@ -125,6 +125,7 @@ class Poster:
         """One request on a kept or new connection; None: no answer."""
         clock = asyncio.get_running_loop().time
         writer: asyncio.StreamWriter | None = None
+        kept = False
         try:
             async with asyncio.timeout(_ATTEMPT_SECONDS):
                 url = urlsplit(self._where().gateway)
@@ -133,20 +134,14 @@ class Poster:
                 head = f"POST {INGEST} HTTP/1.1\r\nHost: {url.netloc}\r\nContent-Type: application/json\r\n"
                 writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
                 status, content, kept = await _read_answer(reader)
-                seconds = clock() - began
+                return Answer(status, content, clock() - began)
         except (OSError, TimeoutError, httptools.HttpParserError):
-            if writer is not None:
-                writer.close()
             return None
-        except BaseException:
-            if writer is not None:
+        finally:
+            if kept and writer is not None:
+                self._idle.append((reader, writer))
+            elif writer is not None:
                 writer.close()
-            raise
-        if kept:
-            self._idle.append((reader, writer))
-        else:
-            writer.close()
-        return Answer(status, content, seconds)
 
 
 async def get(url: str) -> str:

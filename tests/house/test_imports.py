@@ -28,8 +28,8 @@ KNOWN_BY: dict[str, set[str]] = {
     # One loop reads, one place commits: the consumer is made in `app`, used in `consumer_loop`. The reader of dead
     # letters assigns itself partitions and joins no group.
     "aiokafka.AIOKafkaConsumer": {"stream_worker.app", "stream_worker.consumer_loop", "infra.cli.reader"},
-    # One producer wrapper, with its swap.
-    "aiokafka.AIOKafkaProducer": {"infra.runtime.producer"},
+    # One producer wrapper, with its swap. The demo plays a producer of somebody else's, on purpose a plain one.
+    "aiokafka.AIOKafkaProducer": {"infra.runtime.producer", "infra.cli.demo_send"},
     "aiokafka.admin": {"infra.runtime.topics"},
     # The hot path is plain ASGI; FastAPI documents and routes around it.
     "fastapi": {"ingest_gateway.web"},
@@ -42,8 +42,9 @@ KNOWN_BY: dict[str, set[str]] = {
         "stream_worker.metrics",
         "stream_worker.health",
     },
-    # The tables are defined once for operators and migrations; what the processes run is SQL in a file.
-    "sqlalchemy": {"infra.runtime.tables", "infra.cli", "migrations.env"},
+    # The tables are defined once for operators and migrations; what the processes run is SQL in a file. Handlers may ask
+    # for it.
+    "sqlalchemy": {"infra.runtime.tables", "infra.cli", "migrations.env", "stream_worker.handlers.alchemy"},
     "alembic": {"infra.cli.migrate", "migrations"},
     "structlog": {"infra.runtime.log"},
     "stamina": {"infra.runtime.producer", "infra.runtime.topics", "stream_worker.app"},
