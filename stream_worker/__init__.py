@@ -12,6 +12,6 @@ Who writes a handler needs three things, all importable from here: `Event`, the 
 
 from schemas.errors import Permanent, Retryable
 from schemas.event import Event
-from stream_worker.handlers import Transaction, handler, on_start
+from stream_worker.handlers import Transaction, handler, in_thread, on_start
 
-__all__ = ["Event", "Permanent", "Retryable", "Transaction", "handler", "on_start"]
+__all__ = ["Event", "Permanent", "Retryable", "Transaction", "handler", "in_thread", "on_start"]

@@ -1,117 +1,60 @@
 """Handlers: the user's code, run once per event, inside the transaction that records the event.
 
-    @handler(type="transfer_requested")                 one event at a time
-    async def post(event, tx): ...
+    from stream_worker import Event, Transaction, handler
 
-    @handler(type="transfer_requested", batch=True)     a list of events in log order, for speed
-    async def post_all(events, tx): ...
+    @handler(type="greeting")                       one event at a time
+    async def greet(event: Event, tx: Transaction) -> None:
+        await tx.execute("INSERT INTO greetings (event_id, text) VALUES ($1, $2)", event.id, event.data["text"])
+
+    @handler(type="wave", batch=True)               a list of events in log order, for speed
+    async def wave(events: Sequence[Event], tx: Transaction) -> None:
+        await tx.copy_records_to_table("waves", records=[(event.id,) for event in events], columns=["event_id"])
 
 What it writes through `tx` commits with the event or not at all. It must not commit, roll back or swallow an SQL error
 (the batch is then undone and that event dead-lettered). It raises `Retryable` to be run again later, `Permanent` to have
 the event dead-lettered; what other exceptions mean is decided in `stream_worker.sqlstate` and `stream_worker.run`.
 
-A handler is found by type, by source, or by both; the more exact one wins. An event that none matches is stored as
-PROCESSED with `handled_by` null, or dead-lettered where UNHANDLED=dead.
+Which handler an event finds, by source, type and version: `registry`. What a handler may ask for: `signature`. The
+payload as a model and the transaction as SQLAlchemy's are asked for by annotation:
+
+    @handler(type="transfer_requested", version=">=1.0,<2", timeout=2.5)
+    async def post(event: Event, tx: AsyncSession, payload: TransferRequested) -> None:
+        tx.add(Posting(event_id=event.id, account=payload.debit_account, amount=-payload.amount))
+
+The payload is checked and brought to the newest version of its schema first (`schemas.registry`); one that does not fit
+is dead-lettered with the schema's reason. SQLAlchemy's side: `alchemy`. CPU-bound work: `threads`. Further events: `emit`
+in `stream_worker.emit`. Tests: `stream_worker.testing`.
+
+Deadline: one call may take `timeout=` seconds, WORKER_HANDLER_TIMEOUT where it does not say (of a batch handler, the call
+with the whole batch). Past it the call is cancelled, what it wrote is undone, and the event is retried (`handler_timeout`).
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
 
 import asyncpg
 
-from schemas.event import Event
+from stream_worker.handlers.handler import Handler
+from stream_worker.handlers.registry import F, Registration, Registry, StartHook
+from stream_worker.handlers.threads import in_thread
+
+__all__ = [
+    "REGISTRY",
+    "F",
+    "Handler",
+    "Registration",
+    "Registry",
+    "StartHook",
+    "Transaction",
+    "handler",
+    "in_thread",
+    "load",
+    "on_start",
+]
 
 Transaction = asyncpg.Connection
 """The connection whose transaction also records the event: execute, fetch, fetchrow, fetchval, executemany, copy_*."""
-
-StartHook = Callable[[Any], Awaitable[None]]
-F = TypeVar("F", bound=Callable[..., Awaitable[None]])
-
-
-@dataclass(frozen=True, slots=True)
-class Handler:
-    """One registered handler. A function registered for several types is equal to itself: its events run in one call.
-
-    name: what `events.handled_by` records. function: the user's. batch: it takes a sequence of events.
-    timeout: seconds one call may take, None: the worker's setting.
-    """
-
-    name: str
-    function: Callable[..., Awaitable[None]]
-    batch: bool = False
-    timeout: float | None = None
-
-    async def invoke(self, events: Sequence[Event], tx: asyncpg.Connection) -> None:
-        """Call the function: once with all of `events`, or, one at a time, with the only one."""
-        await self.function(events if self.batch else events[0], tx)
-
-
-@dataclass(slots=True)
-class Registry:
-    """Handlers by what they match, and hooks run once when a worker starts."""
-
-    _found: dict[tuple[str | None, str | None], Handler] = field(default_factory=dict)
-    hooks: list[StartHook] = field(default_factory=list)
-
-    def handler(
-        self,
-        *,
-        type: str | None = None,
-        source: str | None = None,
-        batch: bool = False,
-        name: str | None = None,
-        timeout: float | None = None,
-    ) -> Callable[[F], F]:
-        """Register a coroutine function for events of this type, this source, or both.
-
-        Args:
-            type: the event's `type`. source: the event's `source`. At least one is needed.
-            batch: the function takes a sequence of events in log order instead of one.
-            name: recorded in `events.handled_by`; the function's name by default.
-            timeout: seconds one call may take; WORKER_HANDLER_TIMEOUT by default.
-
-        Raises:
-            ValueError: nothing to match, or something already matches exactly this.
-        """
-        if type is None and source is None:
-            raise ValueError("A handler needs a type, a source, or both.")
-
-        def register(function: F) -> F:
-            if (source, type) in self._found:
-                raise ValueError(f"Two handlers match source={source!r}, type={type!r}: keep one.")
-            self._found[source, type] = Handler(name or function.__name__, function, batch, timeout)
-            return function
-
-        return register
-
-    def on_start(self, function: StartHook) -> StartHook:
-        """Register a coroutine function that gets a transaction when a worker starts, one worker at a time.
-
-        Meant for tables that an example or a test brings along (`CREATE TABLE IF NOT EXISTS`); a product's own tables
-        belong into its migrations.
-        """
-        self.hooks.append(function)
-        return function
-
-    def find(self, event: Event) -> Handler | None:
-        """The handler of this event: source and type, else type, else source."""
-        found = self._found
-        if not found:
-            return None
-        return (
-            found.get((event.source, event.type)) or found.get((None, event.type)) or found.get((event.source, None))
-            if event.type is not None
-            else found.get((event.source, None))
-        )
-
-    def names(self) -> list[str]:
-        """The names of all handlers, sorted."""
-        return sorted({each.name for each in self._found.values()})
-
 
 REGISTRY = Registry()
 """The registry that `handler` fills and a worker process reads."""

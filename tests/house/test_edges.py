@@ -34,6 +34,7 @@ SLEEPS_IN_TESTS = {
 }
 COMMITS = {"commit", "getmany", "getone", "seek", "seek_to_beginning", "seek_to_committed"}
 COMMITTER = "stream_worker.consumer_loop"
+COMMITS_SAVEPOINTS = "stream_worker.handlers.alchemy"
 
 _CLOCKS = {
     *("time.time", "time.time_ns", "time.gmtime", "time.localtime", "time.ctime", "time.strftime"),
@@ -90,7 +91,7 @@ def committers(modules: Sequence[Module]) -> list[str]:
     return [
         f"{module.at(call)}: {name} belongs into {COMMITTER}"
         for module in modules
-        if module.name.startswith("stream_worker") and module.name != COMMITTER
+        if module.name.startswith("stream_worker") and module.name not in {COMMITTER, COMMITS_SAVEPOINTS}
         for call, name in calls(module)
         if name in COMMITS
     ]
