@@ -86,7 +86,7 @@ class Play:
         if as_json:
             show_json(report.as_object(facts, off, posts, effects))
         else:
-            show_table(report.COLUMNS, report.rows(facts))
+            show_table(tuple(report.COLUMNS.values()), report.rows(facts))
             say("\n".join(report.notes(facts)))
             say(report.latency(posts, effects))
         for sentence in off:

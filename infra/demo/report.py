@@ -7,19 +7,20 @@ from typing import Any
 
 from infra.demo.laws import Facts, SourceFacts, percentile
 
-COLUMNS = (
-    "source",
-    "sent POST",
-    "sent Kafka",
-    "accepted",
-    "duplicate (HTTP)",
-    "duplicate (worker)",
-    "stored",
-    "processed",
-    "handled",
-    "refused",
-    "dead letters",
-)
+COLUMNS = {
+    "source": "source",
+    "sent_post": "POSTs",
+    "sent_kafka": "Kafka",
+    "accepted": "accepted",
+    "duplicate_http": "dup. HTTP",
+    "duplicate_worker": "dup. worker",
+    "stored": "stored",
+    "processed": "processed",
+    "handled": "handled",
+    "refused": "refused",
+    "dead_letters": "dead",
+}
+"""What a row holds: its name for programs, and the shorter one for people."""
 Row = tuple[str | int, ...]
 
 

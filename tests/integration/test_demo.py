@@ -72,9 +72,9 @@ async def test_alone_every_count_is_exact_and_nothing_is_left(tmp_path: Path) ->
     total = told["sources"][-1]
     assert (told["exact"], told["off"]) == (True, [])
     assert (total["stored"], total["processed"], total["handled"]) == (QUAKES, QUAKES, QUAKES)
-    assert (total["sent POST"], total["sent Kafka"]) == (2 * QUAKES + 5, QUAKES + 5)
-    assert (total["refused"], total["dead letters"]) == (5, 5)
-    assert total["accepted"] + total["duplicate (HTTP)"] == 2 * QUAKES
+    assert (total["sent_post"], total["sent_kafka"]) == (2 * QUAKES + 5, QUAKES + 5)
+    assert (total["refused"], total["dead_letters"]) == (5, 5)
+    assert total["accepted"] + total["duplicate_http"] == 2 * QUAKES
     assert 0 < told["created_by_http"] < QUAKES
     assert len(told["sources"]) == 12 + 3
     for line in ("starting Kafka and Postgres", "sending ", "every count is exact"):
@@ -117,10 +117,10 @@ async def test_against_a_running_system_it_says_which_count_is_off(
     total = told["sources"][-1]
     # The long spellings are refused; what took effect is exact all the same.
     assert told["off"] == [
-        f"POSTs answered 202 or 200: {total['accepted'] + total['duplicate (HTTP)']:,}, {2 * QUAKES:,} wanted"
+        f"POSTs answered 202 or 200: {total['accepted'] + total['duplicate_http']:,}, {2 * QUAKES:,} wanted"
     ]
     assert f"off: {told['off'][0]}" in ran.err
-    assert (total["stored"], total["processed"], total["dead letters"]) == (QUAKES, QUAKES, 5)
+    assert (total["stored"], total["processed"], total["dead_letters"]) == (QUAKES, QUAKES, 5)
     assert "no handler" not in ran.out
 
 

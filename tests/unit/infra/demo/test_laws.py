@@ -168,7 +168,7 @@ def test_the_table_adds_up() -> None:
     for column in range(1, len(report.COLUMNS)):
         assert rows[-1][column] == sum(int(row[column]) for row in rows[:-1])
     total = dict(zip(report.COLUMNS, rows[-1], strict=True))
-    assert (total["sent POST"], total["sent Kafka"], total["refused"], total["dead letters"]) == (29, 17, 5, 5)
+    assert (total["sent_post"], total["sent_kafka"], total["refused"], total["dead_letters"]) == (29, 17, 5, 5)
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=1), st.floats(0.01, 1))
