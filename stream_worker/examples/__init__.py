@@ -12,7 +12,8 @@ so none of them looks for duplicates, and their tables need no key against them.
 time. The others use the batch form, because events of different sources, which run side by side, meet in their rows: one
 call then locks all rows it needs, in one order, and nobody waits in a circle.
 
-Each brings its tables along (`on_start`), prefixed `example_`; those of a product belong into its migrations.
+The payload comes as the model that a handler's third parameter is annotated with, checked and exact. Each brings its
+tables along (`on_start`), prefixed `example_`; those of a product belong into its migrations.
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from schemas.payloads.health import HeartRateReading
 from stream_worker import Event, Transaction, handler, on_start
-from stream_worker.examples.typed import typed
 
 LOWEST_BPM = 40
 HIGHEST_BPM = 130
@@ -51,9 +50,8 @@ async def create_alerts(tx: Transaction) -> None:
 
 
 @handler(type="heart_rate_reading")
-async def watch_heart_rate(event: Event, tx: Transaction) -> None:
+async def watch_heart_rate(event: Event, tx: Transaction, reading: HeartRateReading) -> None:
     """Open, count or close the patient's alert."""
-    reading = typed(event, HeartRateReading)
     if LOWEST_BPM <= reading.bpm <= HIGHEST_BPM:
         action, alert_id = "closed", await tx.fetchval(_CLOSE, reading.patient_id, event.id)
     else:

@@ -20,7 +20,6 @@ from uuid import UUID
 
 from schemas.payloads.payment import TransactionInitiated, TransferRequested
 from stream_worker import Event, Transaction, handler, on_start
-from stream_worker.examples.typed import typed
 
 Transfer = TransferRequested | TransactionInitiated
 Account = tuple[str, str]
@@ -71,13 +70,14 @@ async def create_ledger(tx: Transaction) -> None:
 
 @handler(type="transfer_requested", batch=True)
 @handler(type="transaction_initiated", batch=True)
-async def post_transfers(events: Sequence[Event], tx: Transaction) -> None:
+async def post_transfers(events: Sequence[Event], tx: Transaction, transfers: Sequence[Transfer]) -> None:
     """Post these transfers, in their order."""
-    transfers = [(event.id, typed(event, TransferRequested, TransactionInitiated)) for event in events]
-    accounts = {account for _, transfer in transfers for account in _accounts(transfer)}
+    accounts = {account for transfer in transfers for account in _accounts(transfer)}
     rows = await tx.fetch(_LOCK, *zip(*accounts, strict=True))
     balances = {(row["account"], row["currency"]): row["balance"] for row in rows}
-    postings, refusals = post(balances, transfers)
+    postings, refusals = post(
+        balances, [(event.id, transfer) for event, transfer in zip(events, transfers, strict=True)]
+    )
     names, currencies = zip(*balances, strict=True)
     await tx.execute(_SET_BALANCES, names, currencies, list(balances.values()))
     await tx.copy_records_to_table("example_postings", records=postings, columns=_COLUMNS)

@@ -15,7 +15,6 @@ from uuid import UUID
 
 from schemas.payloads.order import PaymentCompleted
 from stream_worker import Event, Permanent, Transaction, handler, on_start
-from stream_worker.examples.typed import typed
 
 Line = tuple[UUID, str, str, int, int]
 """A row of example_order_lines: event, order, sku, ordered, reserved."""
@@ -51,15 +50,14 @@ async def create_stock(tx: Transaction) -> None:
 
 
 @handler(type="payment_completed", batch=True)
-async def reserve_stock(events: Sequence[Event], tx: Transaction) -> None:
+async def reserve_stock(events: Sequence[Event], tx: Transaction, orders: Sequence[PaymentCompleted]) -> None:
     """Take the products of these paid orders out of the stock."""
-    orders = [(event.id, typed(event, PaymentCompleted)) for event in events]
-    skus = {item.sku for _, order in orders for item in order.items}
+    skus = {item.sku for order in orders for item in order.items}
     on_hand = {row["sku"]: row["on_hand"] for row in await tx.fetch(_LOCK, list(skus))}
     if on_hand.keys() != skus:
         raise Permanent("The order names a product that the stock does not know.")
     before = dict(on_hand)
-    lines = reserve(on_hand, orders)
+    lines = reserve(on_hand, [(event.id, order) for event, order in zip(events, orders, strict=True)])
     await tx.execute(_TAKE, list(skus), [before[sku] - on_hand[sku] for sku in skus])
     await tx.copy_records_to_table(
         "example_order_lines", records=lines, columns=("event_id", "order_id", "sku", "ordered", "reserved")

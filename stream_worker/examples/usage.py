@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 from schemas.payloads.usage import DashboardViewed, ExportTriggered, FeatureUsed, UserInvited
 from stream_worker import Event, Transaction, handler, on_start
-from stream_worker.examples.typed import typed
+
+Use = FeatureUsed | UserInvited | DashboardViewed | ExportTriggered
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS example_usage (
@@ -41,7 +42,6 @@ async def create_usage(tx: Transaction) -> None:
 @handler(type="user_invited", batch=True)
 @handler(type="dashboard_viewed", batch=True)
 @handler(type="export_triggered", batch=True)
-async def count_usage(events: Sequence[Event], tx: Transaction) -> None:
+async def count_usage(events: Sequence[Event], tx: Transaction, uses: Sequence[Use]) -> None:
     """Count these events in the hour they happened, or in this one where they do not say."""
-    uses = [typed(event, FeatureUsed, UserInvited, DashboardViewed, ExportTriggered) for event in events]
     await tx.execute(_COUNT, [use.customer_id for use in uses], [event.occurred_at for event in events])

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from schemas.payloads.vehicle import GpsLocationUpdate
 from stream_worker import Event, Permanent, Transaction, handler, on_start
-from stream_worker.examples.typed import typed
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS example_vehicles (
@@ -36,9 +35,8 @@ async def create_vehicles(tx: Transaction) -> None:
 
 
 @handler(type="gps_location_update")
-async def track_vehicle(event: Event, tx: Transaction) -> None:
+async def track_vehicle(event: Event, tx: Transaction, position: GpsLocationUpdate) -> None:
     """Keep this position if it is the latest."""
-    position = typed(event, GpsLocationUpdate)
     if event.occurred_at is None:
         raise Permanent("A position needs occurred_at: without it nobody can tell whether it is the latest.")
     await tx.execute(_MOVE, position.vehicle_id, position.lat, position.lon, event.occurred_at, event.id)
