@@ -114,6 +114,10 @@ def put_poison(name: str, change: Any) -> Change:
             "reason of the poison record (null_value): not_object, null_value wanted",
         ),
         (lambda facts, source: facts.refusals.append(202), "bad POSTs answered otherwise than with 4xx: 202 (1)"),
+        (
+            lambda facts, source: facts.answers.update({413: 2, 500: 1, 503: 7}),
+            "POSTs of earthquakes answered in a way that has no meaning here: 413 (2), 500 (1)",
+        ),
         (lambda facts, source: setattr(facts, "accepted_twice", 1), "earthquakes accepted twice: 1, 0 wanted"),
         (lambda facts, source: setattr(facts, "quake_failures", 2), "earthquakes that failed: 2, 0 wanted"),
     ],
