@@ -41,7 +41,7 @@ async def kill_at_random_moments(
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize(("names", "kills"), [((None, None), 3), (("left", "right"), 8)], ids=["anonymous", "named"])
+@pytest.mark.parametrize(("names", "kills"), [((None, None), 2), (("left", "right"), 8)], ids=["anonymous", "named"])
 async def test_killed_workers_leave_exact_tables(
     stack: Stack, database: str, make_topics: MakeTopics, tmp_path: Path, names: tuple[str | None, ...], kills: int
 ) -> None:
