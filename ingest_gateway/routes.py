@@ -6,6 +6,7 @@ a FastAPI route and is documented in `openapi.py` all the same. Another way in i
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Protocol
@@ -136,7 +137,12 @@ class Ingest:
         except Disconnected:
             self._metrics.count_disconnected(self._clock() - began)
             raise
-        outcome = await self._submit(event, wire, head.traceparent)
+        try:
+            outcome = await self._submit(event, wire, head.traceparent)
+        except asyncio.CancelledError:
+            # The server cancels what the grace period of a stop did not finish. The record may be on its way, and the
+            # sender is told so; the task ends with this answer all the same.
+            outcome = Unknown("stopping")
         self._metrics.count(outcome, self._clock() - began)
         return outcome_answer(outcome, str(event.id))
 
