@@ -35,12 +35,14 @@ from stream_worker.breaker import Breaker
 from stream_worker.consumer_loop import ConsumerLoop
 from stream_worker.handlers import Registry
 from stream_worker.health import HealthServer
+from stream_worker.maintenance import keep_house
 from stream_worker.metrics import Metrics
 from stream_worker.observe import Observer
 from stream_worker.parking import Drainer
 from stream_worker.partition import Shared
 from stream_worker.run import Runner
 from stream_worker.settings import WorkerSettings
+from stream_worker.sqlstate import Verdict, in_handler
 
 _LOG = log.get(__name__)
 _TICK_LIMIT = 30.0
@@ -86,7 +88,12 @@ async def run(settings: WorkerSettings) -> None:
                     drain_timeout=settings.worker_drain,
                     watchdog=settings.worker_watchdog,
                 )
-                await worker.loop.run(stop)
+                house = asyncio.create_task(keep_house(pool, metrics, settings.events_retention_days))
+                try:
+                    await worker.loop.run(stop)
+                finally:
+                    house.cancel()
+                    await asyncio.gather(house, return_exceptions=True)
     finally:
         worker.draining = True
         await producer.stop(_CLOSE_TIMEOUT)
@@ -143,11 +150,14 @@ async def _until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
 async def _prepare(settings: WorkerSettings, producer: Producer, pool: asyncpg.Pool, registry: Registry) -> None:
     await wait_for_topics(settings)
     await producer.start()
-    async for attempt in stamina.retry_context(
-        on=(asyncpg.PostgresError, asyncpg.InterfaceError, OSError), attempts=None, timeout=None, wait_max=5.0
-    ):
+    async for attempt in stamina.retry_context(on=_passing, attempts=None, timeout=None, wait_max=5.0):
         with attempt:
             await _run_hooks(pool, registry)
+
+
+def _passing(error: Exception) -> bool:
+    """The database is not there yet; anything else, a hook's own mistake say, ends the start."""
+    return isinstance(error, OSError | asyncpg.InterfaceError) or in_handler(error) is Verdict.HOLD
 
 
 async def _run_hooks(pool: asyncpg.Pool, registry: Registry) -> None:
@@ -232,8 +242,9 @@ def _shared(
 def _deadlines(settings: WorkerSettings) -> Deadlines:
     return Deadlines(
         command=settings.worker_session_timeout,
-        statement=settings.transaction_budget,
-        lock=settings.transaction_budget,
+        # Above the second after which the server looks for deadlocks, which must show as what they are.
+        statement=settings.idle_in_transaction,
+        lock=settings.idle_in_transaction,
         idle_in_transaction=settings.idle_in_transaction,
     )
 

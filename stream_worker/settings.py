@@ -50,6 +50,9 @@ class WorkerSettings(RuntimeSettings):
     breaker_share: float = Field(0.5, gt=0, le=1, description="The same as a share of the last 200 handled events.")
     breaker_probe_ceiling: Seconds = Field(30.0, description="Longest wait between two probes of an open breaker.")
     worker_drain: Seconds = Field(20.0, description="Deadline of a stop or a rebalance for what is in flight.")
+    events_retention_days: int | None = Field(
+        None, ge=1, description="Drop whole day partitions of events older than this; unset: keep all."
+    )
     unhandled: Literal["store", "dead"] = Field(
         "store",
         description="Events that no handler matches: store them as PROCESSED, or dead-letter them (no_handler).",
