@@ -9,7 +9,7 @@
 --   role             who uses it                        may
 --   plutus_owner     `plutus migrate`, `alembic`        everything: owns the tables and the functions
 --   plutus_gateway   ingest_gateway                     look and remember keys; read what GET status shows, no payload
---   plutus_worker    stream_worker                      write events, failures, keys and claims; no DDL, DELETE only of parked rows
+--   plutus_worker    stream_worker                      write events, failures, keys and claims; no DDL, DELETE only of what waited
 --   plutus_operator  people and the `plutus` command    read all; change the state of failures
 --
 -- None of them can log in. Make a login for each process and put it in its role, with a password from your secret
@@ -55,7 +55,8 @@ BEGIN
     FOR what IN
         SELECT format('TABLE %s', oid::regclass) FROM pg_class
         WHERE oid IN ('public.event_keys'::regclass, 'public.failures'::regclass, 'public.partition_claims'::regclass,
-                      'public.parked_keys'::regclass, 'public.parked_events'::regclass, 'public.alembic_version'::regclass)
+                      'public.parked_keys'::regclass, 'public.parked_events'::regclass,
+                      'public.emitted_events'::regclass, 'public.alembic_version'::regclass)
             OR oid IN (SELECT relid FROM pg_partition_tree('public.events'))
         UNION ALL
         SELECT format('FUNCTION %s', oid::regprocedure) FROM pg_proc
@@ -93,6 +94,9 @@ GRANT SELECT, INSERT, UPDATE ON public.partition_claims TO plutus_worker;
 
 GRANT SELECT, INSERT, UPDATE, DELETE ON public.parked_keys, public.parked_events TO plutus_worker;
 
+-- What a handler emits, until it is in Kafka.
+GRANT SELECT, INSERT, DELETE ON public.emitted_events TO plutus_worker;
+
 -- Partitions ahead: through the functions, which can make nothing but day partitions of `events`.
 GRANT SELECT (received_at) ON public.events_default TO plutus_worker;
 GRANT EXECUTE ON FUNCTION public.plutus_events_partition(date), public.plutus_has_events_partition(date),
@@ -106,5 +110,5 @@ GRANT EXECUTE ON FUNCTION public.plutus_events_partition(date), public.plutus_ha
 
 -- ---------------------------------------------------------------- plutus_operator
 GRANT SELECT ON public.event_keys, public.events, public.events_default, public.failures, public.partition_claims,
-    public.parked_keys, public.parked_events, public.alembic_version TO plutus_operator;
+    public.parked_keys, public.parked_events, public.emitted_events, public.alembic_version TO plutus_operator;
 GRANT UPDATE (status, last_at, next_at) ON public.failures TO plutus_operator;

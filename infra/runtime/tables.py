@@ -16,6 +16,7 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    Identity,
     Index,
     Integer,
     LargeBinary,
@@ -256,6 +257,41 @@ parked_events = Table(
     ),
     Index("parked_events_queue_idx", "order_key", "appended_at", "partition", "offset"),
     comment="Events of parked keys in their order, with their original records.",
+)
+
+emitted_events = Table(
+    "emitted_events",
+    metadata,
+    Column("n", BigInteger, Identity(always=True), nullable=False, comment="Order of publication."),
+    Column("parent_id", UUID, nullable=False, comment="The event whose handler emitted it."),
+    Column(
+        "ordinal",
+        Integer,
+        nullable=False,
+        comment="Its number among those of its parent; with parent_id it makes the idempotency key.",
+    ),
+    Column(
+        "topic",
+        Text,
+        nullable=False,
+        comment="Topic of the claim under which it was emitted; it is published there.",
+    ),
+    Column("partition", Integer, nullable=False, comment="Kafka partition of that claim; its owner publishes it."),
+    Column("source", Text, nullable=False, comment="Source of the emitted event."),
+    Column("type", Text, comment="Its type."),
+    Column("schema_version", Text, nullable=False, comment="Its schema version."),
+    Column("ordering_key", Text, comment="Its sub-key within the source; spreads the source over partitions."),
+    Column("payload", Text, nullable=False, comment="Its payload as it will be sent."),
+    Column(
+        "emitted_at",
+        _TIME,
+        nullable=False,
+        server_default=_NOW,
+        comment="When it was emitted; an old one says that publishing is stuck.",
+    ),
+    PrimaryKeyConstraint("parent_id", "ordinal"),
+    Index("emitted_events_queue_idx", "topic", "partition", "n"),
+    comment="Outbox of the events that handlers emit; a row is deleted once the broker has acknowledged its record.",
 )
 
 

@@ -11,6 +11,7 @@ from tests.house.source import PACKAGES, ROOT, Module, calls, docstrings, enclos
 
 LOADED_BY = {
     "ingest_gateway/queries.sql": {"ingest_gateway.events", "ingest_gateway.keys"},
+    "stream_worker/emit.sql": {"stream_worker.emit"},
     "stream_worker/queries.sql": {"stream_worker.store"},
     "infra/runtime/partitions.sql": {"infra.runtime.partitions"},
 }

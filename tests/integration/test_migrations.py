@@ -27,6 +27,7 @@ from tests.stack import ROOT, Stack, new_database
 
 TABLES = {
     "alembic_version",
+    "emitted_events",
     "event_keys",
     "events",
     "failures",
@@ -374,6 +375,10 @@ STATEMENTS = {
     "delete failure": "DELETE FROM failures WHERE false",
     "read claims": "SELECT * FROM partition_claims",
     "open claim": "UPDATE partition_claims SET open = true WHERE false",
+    "emit": "INSERT INTO emitted_events (parent_id) SELECT NULL WHERE false",
+    "read emitted": "SELECT * FROM emitted_events",
+    "change emitted": "UPDATE emitted_events SET payload = NULL WHERE false",
+    "forget emitted": "DELETE FROM emitted_events WHERE false",
     "read schema version": "SELECT * FROM alembic_version",
     "count default rows": "SELECT count(*) FROM events_default",
     "make partition": "SELECT plutus_make_events_partition(current_date + 20)",
@@ -401,6 +406,9 @@ MAY = {
         "mark dead letter",
         "read claims",
         "open claim",
+        "emit",
+        "read emitted",
+        "forget emitted",
         "count default rows",
         "make partition",
     },
@@ -412,6 +420,7 @@ MAY = {
         "show failed value",
         "settle failure",
         "read claims",
+        "read emitted",
         "read schema version",
         "count default rows",
     },
@@ -455,7 +464,7 @@ class TestRoles:
         for sql in statements("ingest_gateway").values():
             await conn.execute(f"EXPLAIN (GENERIC_PLAN) {sql}")
         await conn.execute("SET ROLE plutus_worker")
-        for sql in statements("stream_worker").values():
+        for sql in (*statements("stream_worker").values(), *statements("stream_worker", "emit.sql").values()):
             await conn.execute(f"EXPLAIN (GENERIC_PLAN) {sql}")
         assert await ensure_partitions(conn, days_ahead=16) != Ensured()
         assert await default_rows(conn) == 0
