@@ -27,7 +27,7 @@ _NOWHERE: dict[str, Any] = {
     "kafka_bootstrap_servers": "kafka.example:9092",
     "database_url": SecretStr("postgresql://postgres.example/d"),
 }
-_DEAD_LETTER_HEADERS = {
+_DEAD_LETTER_FACTS = {
     "failure-id": ("string", "Names the row of the failures table; two copies of one dead letter share it."),
     "reason": ("string", "Why it was refused."),
     "step": ("string", "Where: parse, decide, schema or handle."),
@@ -130,33 +130,34 @@ def _messages() -> dict[str, Any]:
 
 
 def _typed(name: str, event: dict[str, Any]) -> dict[str, Any]:
+    members = {
+        "type": {"const": name},
+        "schema_version": {"const": payloads.VERSION},
+        "payload": {"$ref": f"#/components/schemas/{payloads.TYPES[name].__name__}"},
+    }
+    envelope = _envelope()
     payload = {
-        "allOf": [
-            {"$ref": "#/components/schemas/Envelope"},
-            {
-                "type": "object",
-                "required": ["type"],
-                "properties": {
-                    "type": {"const": name},
-                    "schema_version": {"const": payloads.VERSION},
-                    "payload": {"$ref": f"#/components/schemas/{payloads.TYPES[name].__name__}"},
-                },
-            },
-        ]
+        **envelope,
+        "required": [*envelope["required"], "type"],
+        "properties": {**envelope["properties"], **members},
     }
     made = {**event, "title": name, "summary": (payloads.TYPES[name].__doc__ or "").strip(), "payload": payload}
     del made["examples"]
     return made
 
 
+def _envelope() -> dict[str, Any]:
+    """The envelope as HTTP takes it, with its key: over HTTP that may stand in a header, in a record it may not."""
+    schemas = gateway_openapi.describe({}, GatewaySettings(**_NOWHERE).limits)["components"]["schemas"]
+    return {**schemas["Envelope"], "required": [*schemas["Envelope"]["required"], "idempotency_key"]}
+
+
 def _schemas() -> dict[str, Any]:
     _, models = models_json_schema(
         [(model, "validation") for model in payloads.TYPES.values()], ref_template="#/components/schemas/{model}"
     )
-    envelope = gateway_openapi.describe({}, GatewaySettings(**_NOWHERE).limits)["components"]["schemas"]["Envelope"]
     return {
-        # Over HTTP the key may stand in a header; in a record it may not.
-        "Envelope": {**envelope, "required": [*envelope["required"], "idempotency_key"]},
+        "Envelope": _envelope(),
         "Key": {"type": "string", "description": "The source, or source:ordering_key where the source opted in."},
         "EventHeaders": _headers(
             {
@@ -166,7 +167,7 @@ def _schemas() -> dict[str, Any]:
             }
         ),
         "DeadLetterHeaders": _headers(
-            {headers.DEAD_LETTER_PREFIX + name: about for name, about in _DEAD_LETTER_HEADERS.items()},
+            {headers.DEAD_LETTER_PREFIX + name: about for name, about in _DEAD_LETTER_FACTS.items()},
             enums={f"{headers.DEAD_LETTER_PREFIX}reason": sorted(reason.value for reason in Reason)},
         ),
         **models["$defs"],

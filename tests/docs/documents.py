@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +19,11 @@ def _as_json(document: dict[str, Any]) -> str:
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
-def _with_tables(file: Path) -> str:
-    return filled(file.read_text(encoding="utf-8"))
-
-
-WITH_TABLES = (ROOT / "README.md", ROOT / "OPERATIONS.md")
+README = ROOT / "README.md"
 DOCUMENTS: dict[Path, Callable[[], str]] = {
     ROOT / "infra/docs/openapi.json": lambda: _as_json(openapi()),
     ROOT / "infra/docs/asyncapi.json": lambda: _as_json(asyncapi()),
-    **{file: partial(_with_tables, file) for file in WITH_TABLES},
+    README: lambda: filled(README.read_text(encoding="utf-8")),
 }
 """File -> its content as the code makes it."""
 

@@ -40,6 +40,7 @@ IMPORTED_AS = {
 IMPORTED_BY_TESTS_AS = {
     "httpx": "httpx",
     "hypothesis": "hypothesis",
+    "jsonschema": "jsonschema",
     "pytest": "pytest",
     "ruamel-yaml": "ruamel.yaml",
     "testcontainers": "testcontainers",
