@@ -25,8 +25,11 @@ from types import TracebackType
 from typing import Any, Final, Literal
 
 import orjson
+import stamina
+import stamina.instrumentation
 import structlog
 
+_TOLD_TRIES = (1, 10, 60)
 _QUEUE_LINES: Final = 10_000
 _FRAMES: Final = 12
 _FLUSH_SECONDS: Final = 2.0
@@ -129,10 +132,22 @@ def configure(level: str, style: Literal["auto", "json", "console"], process: st
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
+    stamina.instrumentation.set_on_retry_hooks([_tried_in_vain])
     # In place of Python's own tracebacks, which end with the exception's text.
     sys.excepthook = _last_words
     threading.excepthook = lambda thread: _unforeseen(thread.exc_value)
     sys.unraisablehook = lambda ignored: _unforeseen(ignored.exc_value)
+
+
+def _tried_in_vain(details: stamina.instrumentation.RetryDetails) -> None:
+    """In place of stamina's own line, which holds the exception's text."""
+    if details.retry_num in _TOLD_TRIES or details.retry_num % _TOLD_TRIES[-1] == 0:
+        get(__name__).warning(
+            "Something that must work at the start does not yet; it is tried again.",
+            action="start_retry",
+            error_class=type(details.caused_by).__name__,
+            tries=details.retry_num,
+        )
 
 
 def flush(timeout: float = _FLUSH_SECONDS) -> None:
