@@ -12,10 +12,8 @@ import shutil
 import signal
 import tempfile
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 from typing import Annotated
 
 import typer
@@ -63,14 +61,14 @@ def play_alone(seconds: float, as_json: bool) -> int:
     settings = LocalSettings(plutus_home=home, gateway_port=0, kafka_port=0, postgres_port=0, worker_metrics_port=0)
     system = System(home, settings, Options(workers=_WORKERS, handlers=HANDLERS), say)
     code: int | None = None
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends us like Ctrl-C: in order
     try:
-        with _ended_by_sigterm():
-            try:
-                found = system.start()
-                say(f"gateway {found.gateway}, Kafka {found.kafka}, data and logs in {home}")
-                code = _play(system, found, seconds, as_json)
-            finally:
-                system.stop()
+        try:
+            found = system.start()
+            say(f"gateway {found.gateway}, Kafka {found.kafka}, data and logs in {home}")
+            code = _play(system, found, seconds, as_json)
+        finally:
+            _stop(system)
     except KeyboardInterrupt:
         code = DONE  # nothing is off; what ended it is told elsewhere
         raise
@@ -80,6 +78,14 @@ def play_alone(seconds: float, as_json: bool) -> int:
         else:
             say(f"data and logs are kept in {home}")
     return code
+
+
+def _stop(system: System) -> None:
+    """Stop all in order, or at once if there is one more signal meanwhile."""
+    signals: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: signals.append(number))
+    system.stop(hurry=lambda: bool(signals))
 
 
 def _play(system: System, found: Endpoints, seconds: float, as_json: bool) -> int:
@@ -114,17 +120,3 @@ def play_against(file: Path, seconds: float, as_json: bool) -> int:
         return await Play(stage).run(as_json)
 
     return asyncio.run(play())
-
-
-@contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """Inside, SIGTERM ends us like Ctrl-C, in order."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
