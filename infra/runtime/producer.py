@@ -20,17 +20,16 @@ import itertools
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-import stamina
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 from aiokafka.partitioner import murmur2
 from aiokafka.structs import TopicPartition
 
-from infra.runtime import log
+from infra.runtime import log, raw_producer
 from infra.runtime.kafka import connection
 from infra.runtime.settings import RuntimeSettings
 
@@ -38,7 +37,11 @@ Headers = Sequence[tuple[str, bytes | None]]
 
 _LOG = log.get(__name__)
 _BATCH_BYTES: Final = 512 * 1024
-_RECORD_OVERHEAD: Final = 1024
+_BATCH_OVERHEAD: Final = 1024
+"""Left free of a topic's largest message for the batch around a record."""
+_RECORD_OVERHEAD: Final = 32
+"""Most bytes of a record beside its key, value and headers: lengths, offset and time."""
+_HEADER_OVERHEAD: Final = 10
 _SILENCE: Final = 30.0
 _DRAIN: Final = 5.0
 
@@ -80,6 +83,14 @@ class Unknown:
 Result = Receipt | NotAccepted | Unknown
 
 
+@dataclass(slots=True)
+class _Group:
+    """What of one call goes to one partition: positions of its records, and their bytes in a batch at most."""
+
+    positions: list[int] = field(default_factory=list)
+    size: int = 0
+
+
 class _Flight(NamedTuple):
     """A batch on its way: the positions of its records, and aiokafka's future of its ack."""
 
@@ -102,8 +113,8 @@ class Producer:
     Args:
         settings: where the brokers are and how large a record may be.
         client_id: shown in the brokers' logs and metrics.
-        linger_ms: how long aiokafka waits for more before it sends; batches built here gain nothing from it.
         on_swap: called with a fixed word each time the producer is replaced.
+        clock: monotonic seconds.
     """
 
     def __init__(
@@ -114,15 +125,19 @@ class Producer:
         on_swap: Callable[[str], None] = lambda why: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._batch_bytes = min(_BATCH_BYTES, settings.kafka_max_message_bytes)
         self._arguments = {
             **connection(settings, client_id),
             "acks": "all",
             "enable_idempotence": True,
-            "linger_ms": 0,
-            "max_batch_size": min(_BATCH_BYTES, settings.kafka_max_message_bytes),
-            # Refused here, before a sequence number is spent on what the broker will not take.
-            "max_request_size": settings.kafka_max_message_bytes + 65_536,
+            "linger_ms": 0,  # batches are built here; waiting for more would gain nothing
+            "max_batch_size": self._batch_bytes,
+            "max_request_size": settings.dead_letter_bytes,
         }
+        self._attempt_timeout = settings.kafka_request_timeout
+        # What a broker refuses has spent its sequence number and poisons its partition: refuse it here before that.
+        self._largest = settings.kafka_max_message_bytes - _BATCH_OVERHEAD
+        self._largest_of = {settings.kafka_dlq_topic: settings.dead_letter_bytes - _BATCH_OVERHEAD}
         self._on_swap = on_swap
         self._clock = clock
         self._producer: AIOKafkaProducer | None = None
@@ -131,12 +146,11 @@ class Producer:
         self._failing_since: float | None = None
         self._gates: dict[TopicPartition, asyncio.Lock] = {}
         self._queued: Counter[TopicPartition] = Counter()
-        self._largest = settings.kafka_max_message_bytes - _RECORD_OVERHEAD
 
     @property
     def healthy(self) -> bool:
         """True while there is a started producer whose sender task lives and no swap is under way."""
-        return self._producer is not None and self._swapping is None and not _sender_died(self._producer)
+        return self._producer is not None and self._swapping is None and not raw_producer.sender_died(self._producer)
 
     async def start(self, timeout: float | None = None) -> None:
         """Connect, trying again until it works or `timeout` seconds have passed (None: for ever).
@@ -145,7 +159,7 @@ class Producer:
             TimeoutError: no broker answered in time.
         """
         async with asyncio.timeout(timeout):
-            self._producer = await self._connect()
+            self._producer = await raw_producer.connect(self._arguments, self._attempt_timeout)
 
     async def partitions(self, topic: str, timeout: float) -> int:
         """How many partitions the topic has; 0 when it does not exist or no broker says so in time."""
@@ -167,12 +181,12 @@ class Producer:
         producer, why = await self._ready(deadline)
         if producer is None:
             return [NotAccepted(why)] * len(records)
+        work = _Work(topic, records, [NotAccepted("no_metadata")] * len(records), deadline)
         try:
-            groups = await self._group(producer, topic, records, deadline)
+            groups = await self._group(producer, work)
         except (TimeoutError, KafkaError):
             self._note_failure(producer, "metadata")
-            return [NotAccepted("no_metadata")] * len(records)
-        work = _Work(topic, records, [NotAccepted("too_large")] * len(records), deadline)
+            return work.results
         flights = await self._enqueue_all(producer, work, groups)
         await self._await_acks(producer, work, flights)
         return work.results
@@ -191,6 +205,10 @@ class Producer:
             return NotAccepted(why)
         try:
             async with asyncio.timeout_at(deadline):
+                partitions = await producer.partitions_for(topic)
+                refused = self._refused(topic, record, size_of(record), partitions)
+                if refused is not None:
+                    return refused
                 future = await producer.send(
                     topic,
                     record.value,
@@ -205,77 +223,66 @@ class Producer:
         return self._acks(producer, topic, future, 1)[0]
 
     async def stop(self, timeout: float) -> None:
-        """Flush and close within `timeout` seconds; what could not be flushed by then is Unknown to its waiters."""
+        """Flush and close within `timeout` seconds, or a second more where connections must be torn down; what could not
+        be flushed by then is Unknown to its waiters."""
         self._closing = True
         if self._swapping is not None:
             self._swapping.cancel()
             await asyncio.gather(self._swapping, return_exceptions=True)
         if self._producer is not None:
             producer, self._producer = self._producer, None
-            await _close(producer, timeout)
-
-    async def _connect(self) -> AIOKafkaProducer:
-        """A started producer. aiokafka's `start` fails at once when no broker answers, and may wait for ever for a
-        producer id: both are bounded here and tried again."""
-        timeout = self._arguments["request_timeout_ms"] / 1000
-        async for attempt in stamina.retry_context(
-            on=(KafkaError, TimeoutError, OSError), attempts=None, timeout=None, wait_max=5.0
-        ):
-            with attempt:
-                producer = AIOKafkaProducer(**self._arguments)
-                try:
-                    async with asyncio.timeout(timeout):
-                        await producer.start()
-                except BaseException:
-                    await asyncio.shield(_close(producer, 1.0))
-                    raise
-        return producer
+            await raw_producer.close(producer, timeout)
 
     async def _ready(self, deadline: float) -> tuple[AIOKafkaProducer | None, str]:
         """The current producer, after waiting for a swap under way; or None and why."""
-        if self._closing:
-            return None, "closing"
-        if self._producer is not None and self._swapping is None and _sender_died(self._producer):
+        if self._producer is not None and self._swapping is None and raw_producer.sender_died(self._producer):
             self._swap(self._producer, "sender_died")
         if self._swapping is not None:
-            try:
-                async with asyncio.timeout_at(deadline):
-                    await asyncio.shield(self._swapping)
-            except TimeoutError:
-                return None, "kafka_down"
-        if self._producer is None:
+            await asyncio.wait([self._swapping], timeout=max(0.0, deadline - asyncio.get_running_loop().time()))
+        if self._closing:
+            return None, "closing"
+        if self._producer is None or self._swapping is not None:
             return None, "kafka_down"
         return self._producer, ""
 
-    async def _group(
-        self, producer: AIOKafkaProducer, topic: str, records: Sequence[Record], deadline: float
-    ) -> dict[int, list[int]]:
-        """Positions in `records`, by partition; what is too large for the topic is left out."""
-        async with asyncio.timeout_at(deadline):
-            partitions = await producer.partitions_for(topic)
-        groups: dict[int, list[int]] = {}
-        for position, record in enumerate(records):
-            if record.value is not None and len(record.value) + len(record.key or b"") > self._largest:
-                # The broker would refuse it after its sequence number was spent, and poison the partition.
+    async def _group(self, producer: AIOKafkaProducer, work: _Work) -> dict[int, _Group]:
+        """Positions in `work.records` by partition; what can be told to be refused is answered already."""
+        async with asyncio.timeout_at(work.deadline):
+            partitions = await producer.partitions_for(work.topic)
+        groups: dict[int, _Group] = {}
+        for position, record in enumerate(work.records):
+            size = size_of(record)
+            refused = self._refused(work.topic, record, size, partitions)
+            if refused is not None:
+                work.results[position] = refused
                 continue
             partition = record.partition
             if partition is None:
                 partition = partition_of(record.key, len(partitions))
-            groups.setdefault(partition, []).append(position)
+            group = groups.setdefault(partition, _Group())
+            group.positions.append(position)
+            group.size += size
         return groups
 
-    async def _enqueue_all(
-        self, producer: AIOKafkaProducer, work: _Work, groups: dict[int, list[int]]
-    ) -> list[_Flight]:
+    def _refused(self, topic: str, record: Record, size: int, partitions: Container[int]) -> NotAccepted | None:
+        if size > self._largest_of.get(topic, self._largest):
+            return NotAccepted("too_large")
+        if record.partition is not None and record.partition not in partitions:
+            return NotAccepted("no_partition")
+        return None
+
+    async def _enqueue_all(self, producer: AIOKafkaProducer, work: _Work, groups: dict[int, _Group]) -> list[_Flight]:
         """Enqueue every group, and only then look at acks. Where a partition is free, which it is unless the brokers are
-        behind, enqueueing does not wait and needs no task of its own."""
+        behind, enqueueing one batch does not wait and needs no task of its own. What may wait has one: were it awaited
+        here, a later call could overtake this one in the partitions still to come."""
         flights: list[_Flight] = []
         waiting: list[asyncio.Task[list[_Flight]]] = []
-        for partition, positions in groups.items():
+        for partition, group in groups.items():
             where = TopicPartition(work.topic, partition)
             gate = self._gates.setdefault(where, asyncio.Lock())
-            enqueue = self._enqueue(producer, work, partition, positions, gate)
-            if self._queued[where] or gate.locked() or producer._message_accumulator._batches.get(where):
+            enqueue = self._enqueue(producer, work, partition, group.positions, gate)
+            busy = self._queued[where] or gate.locked() or raw_producer.is_busy(producer, where)
+            if busy or group.size > self._batch_bytes - _BATCH_OVERHEAD:
                 # Counted from now on, not from its first step: a later call must not overtake it in between.
                 self._queued[where] += 1
                 task = asyncio.create_task(enqueue, name="kafka-enqueue")
@@ -283,8 +290,8 @@ class Producer:
                 waiting.append(task)
             else:
                 flights += await enqueue
-        for group in await asyncio.gather(*waiting) if waiting else ():
-            flights += group
+        for late in await asyncio.gather(*waiting) if waiting else ():
+            flights += late
         return flights
 
     def _dequeued(self, where: TopicPartition, _: object) -> None:
@@ -334,6 +341,9 @@ class Producer:
             return [Unknown(type(error).__name__)] * count
         self._failing_since = None
         ack = future.result()
+        if ack.offset < 0:
+            # The broker has it already and no longer knows where (DUPLICATE_SEQUENCE_NUMBER).
+            return [Unknown("no_offset")] * count
         return [Receipt(topic, ack.partition, ack.offset + i, ack.timestamp) for i in range(count)]
 
     def _note_failure(self, producer: AIOKafkaProducer, why: str) -> None:
@@ -355,10 +365,24 @@ class Producer:
     async def _replace(self, old: AIOKafkaProducer) -> None:
         self._producer = None
         try:
-            await _close(old, _DRAIN)
-            self._producer = await self._connect()
+            await raw_producer.close(old, _DRAIN)
+            self._producer = await raw_producer.connect(self._arguments, self._attempt_timeout)
         finally:
             self._swapping = None
+
+
+def size_of(record: Record) -> int:
+    """Bytes of the record in a batch, at most."""
+    size = _RECORD_OVERHEAD
+    if record.key is not None:
+        size += len(record.key)
+    if record.value is not None:
+        size += len(record.value)
+    for name, value in record.headers:
+        size += _HEADER_OVERHEAD + len(name.encode())
+        if value is not None:
+            size += len(value)
+    return size
 
 
 def partition_of(key: bytes | None, partitions: int) -> int:
@@ -388,23 +412,3 @@ def _fill(producer: AIOKafkaProducer, records: Sequence[Record], positions: list
 def _hash(key: bytes) -> int:
     # aiokafka's murmur2 is plain Python, ten microseconds a key; sources repeat.
     return int(murmur2(key)) & 0x7FFFFFFF
-
-
-def _sender_died(producer: AIOKafkaProducer) -> bool:
-    task = producer._sender.sender_task
-    return task is not None and task.done()
-
-
-async def _close(producer: AIOKafkaProducer, timeout: float) -> None:
-    """`stop` has no deadline of its own; past ours, fail what is pending and close the sockets."""
-    try:
-        async with asyncio.timeout(timeout):
-            await producer.stop()
-    except (TimeoutError, KafkaError, OSError):
-        producer._message_accumulator.fail_all(KafkaError("the producer was closed before the broker answered"))
-        try:
-            async with asyncio.timeout(1.0):
-                await producer._sender.close()
-                await producer.client.close()
-        except (TimeoutError, KafkaError, OSError):
-            _LOG.warning("A Kafka connection could not be closed in time.", action="producer_close_failed")

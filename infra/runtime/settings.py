@@ -101,6 +101,12 @@ class RuntimeSettings(BaseSettings):
         return self
 
     @property
+    def dead_letter_bytes(self) -> int:
+        """max.message.bytes of the dead-letter topic: any record of the events topic, and room for the headers that say
+        why it is there."""
+        return self.kafka_max_message_bytes + 65_536
+
+    @property
     def dsn(self) -> str:
         """The database URL in the clear, for the driver only."""
         return self.database_url.get_secret_value()

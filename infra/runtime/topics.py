@@ -29,7 +29,6 @@ from infra.runtime.settings import RuntimeSettings
 
 _LOG = log.get(__name__)
 _DAY_MS = 86_400_000
-_DEAD_LETTER_ROOM = 65_536
 _TIMEOUT = 30.0
 _CLOSE_TIMEOUT = 5.0
 
@@ -47,11 +46,13 @@ class Topic:
 def wanted(settings: RuntimeSettings) -> tuple[Topic, Topic]:
     """The events topic and the dead-letter topic."""
     common = {"message.timestamp.type": "LogAppendTime", "cleanup.policy": "delete", "compression.type": "producer"}
-    size = settings.kafka_max_message_bytes
     replication = settings.kafka_replication_factor
     minimum = {"min.insync.replicas": "2" if replication > 2 else "1"}
-    events = {"retention.ms": str(settings.kafka_retention_days * _DAY_MS), "max.message.bytes": str(size)}
-    dead = {"retention.ms": "-1", "max.message.bytes": str(size + _DEAD_LETTER_ROOM)}
+    events = {
+        "retention.ms": str(settings.kafka_retention_days * _DAY_MS),
+        "max.message.bytes": str(settings.kafka_max_message_bytes),
+    }
+    dead = {"retention.ms": "-1", "max.message.bytes": str(settings.dead_letter_bytes)}
     return (
         Topic(settings.kafka_topic, settings.kafka_partitions, replication, {**common, **minimum, **events}),
         Topic(settings.kafka_dlq_topic, settings.kafka_partitions, replication, {**common, **minimum, **dead}),

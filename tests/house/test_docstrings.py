@@ -48,9 +48,15 @@ def _public(parent: ast.Module | ast.ClassDef, before: str = "") -> Iterator[tup
             continue
         if node.name.startswith("_") or any(_is_repetition(decorator) for decorator in node.decorator_list):
             continue
+        if isinstance(parent, ast.ClassDef) and _is_protocol(parent) and ast.unparse(node.body[-1]) == "...":
+            continue  # a part of somebody else's object, which the class's docstring names
         yield before + node.name, node
         if isinstance(node, ast.ClassDef):
             yield from _public(node, f"{before}{node.name}.")
+
+
+def _is_protocol(node: ast.ClassDef) -> bool:
+    return any(ast.unparse(base).rpartition(".")[2] == "Protocol" for base in node.bases)
 
 
 def _is_repetition(decorator: ast.expr) -> bool:

@@ -13,7 +13,7 @@ from tests.house.test_imports import DECIDES
 
 CATCHES_ALL = {
     # Ends in `raise`: only to leave nothing behind.
-    "infra.runtime.producer:Producer._connect": "closes the half-started client, raises on",
+    "infra.runtime.raw_producer:connect": "tears the half-started client down, raises on",
     "infra.local.stack:LocalStack.start": "stops what was started, raises on",
     "ingest_gateway.connections:Connections.fetch": "drops the connection, whatever became of it, raises on",
     "ingest_gateway.keys:PostgresKeys._connect": "terminates the half-prepared connection, raises on",
@@ -21,6 +21,8 @@ CATCHES_ALL = {
     # Turns an error of a handler, which is anybody's code, into an outcome.
     "stream_worker.run:Runner._whole": "a handler may raise anything",
     "stream_worker.run:Runner._single": "a handler may raise anything",
+    # Turns whatever the Kafka client makes of a broken record into a second look at its bytes.
+    "stream_worker.consumer_loop:ConsumerLoop._poll": "raised on where no record is to blame",
     # The outermost edges.
     "infra.runtime.log:_Sink._line": "a value that breaks when it is looked at costs its own line only",
     "ingest_gateway.routes:Shell.__call__": "an unforeseen error becomes a 500 without its text",

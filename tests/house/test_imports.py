@@ -17,6 +17,7 @@ LAYERS: dict[str, set[str]] = {
     "ingest_gateway": {"schemas", "infra.runtime"},
     "stream_worker": {"schemas", "infra.runtime"},
     "infra.local": {"schemas", "infra.runtime"},
+    "infra.docker": set(),
     "infra.demo": {"schemas", "infra.runtime", "infra.local"},
     "infra.cli": {"schemas", "infra.runtime", "infra.local", "infra.demo"},
     "migrations": {"schemas", "infra.runtime"},
@@ -27,9 +28,14 @@ LAYERS: dict[str, set[str]] = {
 KNOWN_BY: dict[str, set[str]] = {
     # One loop reads, one place commits: the consumer is made in `app`, used in `consumer_loop`. The reader of dead
     # letters assigns itself partitions and joins no group.
-    "aiokafka.AIOKafkaConsumer": {"stream_worker.app", "stream_worker.consumer_loop", "infra.cli.reader"},
+    "aiokafka.AIOKafkaConsumer": {
+        "stream_worker.app",
+        "stream_worker.consumer_loop",
+        "stream_worker.lenient",
+        "infra.cli.reader",
+    },
     # One producer wrapper, with its swap. The demo plays a producer of somebody else's, on purpose a plain one.
-    "aiokafka.AIOKafkaProducer": {"infra.runtime.producer", "infra.cli.demo_send"},
+    "aiokafka.AIOKafkaProducer": {"infra.runtime.producer", "infra.runtime.raw_producer", "infra.cli.demo_send"},
     "aiokafka.admin": {"infra.runtime.topics"},
     # The hot path is plain ASGI; FastAPI documents and routes around it.
     "fastapi": {"ingest_gateway.web"},
@@ -44,10 +50,16 @@ KNOWN_BY: dict[str, set[str]] = {
     },
     # The tables are defined once for operators and migrations; what the processes run is SQL in a file. Handlers may ask
     # for it.
-    "sqlalchemy": {"infra.runtime.tables", "infra.cli", "migrations.env", "stream_worker.handlers.alchemy"},
+    "sqlalchemy": {
+        "infra.runtime.tables",
+        "infra.cli",
+        "migrations.env",
+        "stream_worker.emit",
+        "stream_worker.handlers.alchemy",
+    },
     "alembic": {"infra.cli.migrate", "migrations"},
     "structlog": {"infra.runtime.log"},
-    "stamina": {"infra.runtime.producer", "infra.runtime.topics", "stream_worker.app"},
+    "stamina": {"infra.runtime.log", "infra.runtime.raw_producer", "infra.runtime.topics", "stream_worker.app"},
     "typer": {"infra.cli"},
     "rich": {"infra.cli"},
     "jgo": {"infra.local.jars", "infra.local.lock_kafka"},
