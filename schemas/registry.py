@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import msgspec
@@ -35,6 +35,7 @@ Upcast = Callable[[dict[str, Any]], dict[str, Any]]
 """A pure function: the payload of one version as a dict, exact numbers as int or Decimal, to that of the next."""
 
 JsonSchema = dict[str, Any]
+Model = type[BaseModel]
 
 
 def _exact(text: str) -> int | Decimal:
@@ -68,6 +69,11 @@ class PayloadSchema:
     names: frozenset[str]
     newer: tuple[PayloadSchema, Upcast] | None = None
 
+    @property
+    def newest(self) -> type[BaseModel]:
+        """The model of the last schema that follows it: what `Registry.typed` gives."""
+        return self.model if self.newer is None else self.newer[0].newest
+
     def validate(self, payload: Any) -> BaseModel:
         """The model of a decoded payload.
 
@@ -91,6 +97,15 @@ class PayloadSchema:
         """Its JSON Schema (draft 2020-12) with a stable `$id`."""
         body = self.model.model_json_schema(schema_generator=_Export)
         return {"$schema": GenerateJsonSchema.schema_dialect, "$id": self.uri, **body}
+
+
+class Registered(NamedTuple):
+    """One registered schema: of a type or else of a source, in one version."""
+
+    type: str | None
+    source: str | None
+    version: str
+    newest: Model
 
 
 @dataclass(slots=True)
@@ -182,6 +197,12 @@ class Registry:
             except Invalid as error:
                 raise Permanent(f"The upcast to {schema.uri} is wrong: {error.message}") from None
         return model
+
+    def registered(self) -> list[Registered]:
+        """What there is, types first, in the order of registration."""
+        types = [Registered(name, None, version, found.newest) for (name, version), found in self._by_type.items()]
+        sources = [Registered(None, name, version, found.newest) for (name, version), found in self._by_source.items()]
+        return types + sources
 
     def export(self) -> dict[str, JsonSchema]:
         """Every registered schema by its `$id`, sorted."""

@@ -330,3 +330,14 @@ def test_exported_schemas_have_stable_names() -> None:
 def test_the_default_registry_holds_the_five_domains() -> None:
     assert len(DEFAULT.export()) == len(TYPES) == 19
     assert registry_module.default() is not DEFAULT
+
+
+def test_it_tells_what_is_registered_and_what_typed_gives() -> None:
+    made = orders()
+    made.register(OrderV1, source="shop", version="7")
+    assert made.registered() == [
+        ("order", None, "1.0", OrderV3),
+        ("order", None, "2.0", OrderV3),
+        ("order", None, "3.0", OrderV3),
+        (None, "shop", "7", OrderV1),
+    ]
