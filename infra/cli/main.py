@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from infra.cli import demo, dlq, events, failures, kafka, migrate, topics, up
+from infra.cli import demo, dlq, events, failures, handlers, kafka, migrate, topics, up
 from infra.local.errors import LocalError
 
 app = typer.Typer(
@@ -20,7 +20,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for _module in (demo, up, migrate, topics, events, failures, dlq, kafka):
+for _module in (demo, up, migrate, topics, events, handlers, failures, dlq, kafka):
     _module.register(app)
 
 

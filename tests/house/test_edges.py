@@ -23,6 +23,7 @@ CATCHES_ALL = {
     "stream_worker.run:Runner._single": "a handler may raise anything",
     # Turns whatever the Kafka client makes of a broken record into a second look at its bytes.
     "stream_worker.consumer_loop:ConsumerLoop._poll": "raised on where no record is to blame",
+    "stream_worker.inspect_handlers:import_all": "a module of handlers may raise anything when it is imported",
     # The outermost edges.
     "infra.runtime.log:_Sink._line": "a value that breaks when it is looked at costs its own line only",
     "ingest_gateway.routes:Shell.__call__": "an unforeseen error becomes a 500 without its text",
