@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 
+from infra.local.endpoints import Endpoints
+from infra.local.home import Home
 from tests.cli_kit import environment, plutus
 from tests.stack import Stack, Topics
 
@@ -92,3 +94,15 @@ async def test_wrong_settings_are_told_together(env: dict[str, str]) -> None:
     assert "KAFKA_PARTITIONS" in ran.err
     assert "KAFKA_RETENTION_DAYS" in ran.err
     assert "many" not in ran.err
+
+
+async def test_the_system_of_plutus_up_is_found_and_spoken_to_plainly(
+    env: dict[str, str], stack: Stack, tmp_path: Path
+) -> None:
+    bare = {name: value for name, value in env.items() if name not in ("KAFKA_BOOTSTRAP_SERVERS", "DATABASE_URL")}
+    foreign = {**bare, "PLUTUS_HOME": str(tmp_path), "KAFKA_SECURITY_PROTOCOL": "SSL"}
+    Endpoints("http://g", "http://g", (), stack.bootstrap, UNUSED_DATABASE).write(tmp_path)
+    assert (await plutus("topics", "create", env=foreign)).code == 1
+    with Home(tmp_path, lambda line: None):
+        created = await plutus("topics", "create", env=foreign)
+    assert created.code == 0, created.err
