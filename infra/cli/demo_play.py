@@ -114,15 +114,14 @@ class Play:
         writer = Writer(self._stage.settings(), self._stage.where, self._deadline)
         sent = _Sent([], [], poster, writer)
         jobs = _jobs(run, self._posts, sent)
-        total = len(jobs)
         try:
-            with Progress("sending", total, every=_TOLD_EVERY) as progress:
-                pending = iter(jobs)
+            with Progress("sending", len(jobs), every=_TOLD_EVERY) as progress:
+                pending = enumerate(jobs, 1)
 
                 async def client() -> None:
-                    for job in pending:
+                    for number, job in pending:
                         await job()
-                        progress.at(len(sent.answers) // 2 + len(sent.refusals))
+                        progress.at(number)
 
                 async with asyncio.TaskGroup() as clients:
                     for _ in range(_AT_ONCE):
