@@ -20,7 +20,7 @@ import itertools
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -205,10 +205,10 @@ class Producer:
             return NotAccepted(why)
         try:
             async with asyncio.timeout_at(deadline):
-                partitions = await producer.partitions_for(topic)
-                refused = self._refused(topic, record, size_of(record), partitions)
-                if refused is not None:
-                    return refused
+                if size_of(record) > self._largest_of.get(topic, self._largest):
+                    return NotAccepted("too_large")
+                if record.partition is not None and record.partition not in await producer.partitions_for(topic):
+                    return NotAccepted("no_partition")
                 future = await producer.send(
                     topic,
                     record.value,
@@ -249,27 +249,21 @@ class Producer:
         """Positions in `work.records` by partition; what can be told to be refused is answered already."""
         async with asyncio.timeout_at(work.deadline):
             partitions = await producer.partitions_for(work.topic)
+        largest = self._largest_of.get(work.topic, self._largest)
         groups: dict[int, _Group] = {}
         for position, record in enumerate(work.records):
-            size = size_of(record)
-            refused = self._refused(work.topic, record, size, partitions)
-            if refused is not None:
-                work.results[position] = refused
-                continue
-            partition = record.partition
+            size, partition = size_of(record), record.partition
             if partition is None:
                 partition = partition_of(record.key, len(partitions))
-            group = groups.setdefault(partition, _Group())
+            if size > largest or partition not in partitions:
+                work.results[position] = NotAccepted("too_large" if size > largest else "no_partition")
+                continue
+            group = groups.get(partition)
+            if group is None:
+                group = groups[partition] = _Group()
             group.positions.append(position)
             group.size += size
         return groups
-
-    def _refused(self, topic: str, record: Record, size: int, partitions: Container[int]) -> NotAccepted | None:
-        if size > self._largest_of.get(topic, self._largest):
-            return NotAccepted("too_large")
-        if record.partition is not None and record.partition not in partitions:
-            return NotAccepted("no_partition")
-        return None
 
     async def _enqueue_all(self, producer: AIOKafkaProducer, work: _Work, groups: dict[int, _Group]) -> list[_Flight]:
         """Enqueue every group, and only then look at acks. Where a partition is free, which it is unless the brokers are
@@ -373,15 +367,9 @@ class Producer:
 
 def size_of(record: Record) -> int:
     """Bytes of the record in a batch, at most."""
-    size = _RECORD_OVERHEAD
-    if record.key is not None:
-        size += len(record.key)
-    if record.value is not None:
-        size += len(record.value)
+    size = _RECORD_OVERHEAD + len(record.key or b"") + len(record.value or b"")
     for name, value in record.headers:
-        size += _HEADER_OVERHEAD + len(name.encode())
-        if value is not None:
-            size += len(value)
+        size += _HEADER_OVERHEAD + (len(name) if name.isascii() else len(name.encode())) + len(value or b"")
     return size
 
 
