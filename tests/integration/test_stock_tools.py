@@ -200,7 +200,7 @@ def _bare(command: str) -> str:
     consumer, _, producer = command.partition(" |\n")
     if "kcat" in producer:
         producer = f"while IFS= read -r line; do printf '%s\\n' \"$line\" | {producer.strip()}; done"
-    endless = consumer.replace(" -e -q", " -u -q").replace(" --timeout-ms 3000", "")
+    endless = consumer.replace(" -e -q", " -u -q").replace(" --timeout-ms 8000", "")
     assert endless != consumer
     return f"{endless} | {producer.replace('console-producer', 'console-producer --timeout 50')}"
 
