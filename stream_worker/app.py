@@ -195,7 +195,7 @@ def _consumer(settings: WorkerSettings) -> AIOKafkaConsumer:
         rebalance_timeout_ms=rebalance,
         max_poll_interval_ms=300_000,
         fetch_max_wait_ms=250,
-        metadata_max_age_ms=30_000,  # new partitions are noticed within this time
+        metadata_max_age_ms=round(settings.worker_metadata_max_age * 1000),
         # The largest record the topic takes always fits, or it would be skipped.
         max_partition_fetch_bytes=max(1 << 20, settings.kafka_max_message_bytes + 65_536),
     )

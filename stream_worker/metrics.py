@@ -30,6 +30,9 @@ class Metrics:
         self.dead_letters_sent = self._counter(
             "plutus_worker_dead_letters_sent_total", "Dead letters that the broker acknowledged."
         )
+        self.emitted = self._counter(
+            "plutus_worker_emitted_total", "Events that handlers emitted and the broker acknowledged."
+        )
         self.retries = self._counter(
             "plutus_worker_retries_total", "Events put off to be run again, by reason.", "reason"
         )

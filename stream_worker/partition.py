@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar, cast
+from typing import Protocol, TypeVar, cast
 
 import asyncpg
 from msgspec import structs
@@ -32,6 +32,7 @@ from stream_worker.batch import Fenced, Processor, Result
 from stream_worker.batch_size import BatchSize
 from stream_worker.breaker import Breaker
 from stream_worker.dead_letter import DeadLettersHeld, Sender
+from stream_worker.emit import EmittedHeld, Publisher, counted, publish
 from stream_worker.metrics import Metrics
 from stream_worker.observe import Observer
 from stream_worker.outcomes import Dead, Retry, Stored
@@ -51,6 +52,10 @@ _ENOUGH_PROBES = 20
 T = TypeVar("T")
 
 
+class Kafka(Sender, Publisher, Protocol):
+    """The port to Kafka: dead letters one by one, emitted events by the page."""
+
+
 @dataclass(frozen=True, slots=True)
 class Shared:
     """What all partitions of a worker share.
@@ -64,7 +69,7 @@ class Shared:
     slots: asyncio.Semaphore
     processor: Processor
     drainer: Drainer
-    sender: Sender
+    sender: Kafka
     read: Callable[[KafkaRecord], Item]
     observer: Observer
     metrics: Metrics
@@ -99,6 +104,7 @@ class Partition:
         self._failures: dict[int, int] = {}
         self._watchful = shared.size.limit if taken.died else 0
         self._marked = False
+        self._emitted = False  # events may wait in the outbox of emitted events
         self._breaker = shared.breaker.copy()
         self._trips, self._probed = 0, 0
         self._look_at = 0.0  # loop time at which parked keys and unsent dead letters are looked at next
@@ -191,10 +197,9 @@ class Partition:
             if drained.tripped:
                 self._trip()
                 break
-        sent = await self._flush(db)
+        await self._flush(db)
         left = await store.due_keys(db, self.claim.topic, self.claim.partition, _DUE_KEYS)
         self._shared.metrics.parked_keys.labels(self._label).set(len(left))
-        self._shared.metrics.dead_letters_sent.inc(sent)
         wait = min(_IDLE, max(0.0, left[0][1])) if left else _IDLE
         self._look_at = asyncio.get_running_loop().time() + wait
 
@@ -213,8 +218,9 @@ class Partition:
         result = await self._held(partial(self._process, items))
         if result is None:
             return
-        if result.unsent and await self._held(self._flush) is None:
+        if (result.unsent or self._emitted) and await self._held(self._flush) is None:
             return
+        self._emitted = False
         self._advance(result)
         if result.tripped:
             self._trip()
@@ -257,7 +263,7 @@ class Partition:
         while True:
             try:
                 done = await self._with_connection(step)
-            except (Hold, DeadLettersHeld) as error:
+            except (Hold, DeadLettersHeld, EmittedHeld) as error:
                 why, alarm = error.why, isinstance(error, Hold) and error.alarm
                 if isinstance(error, Hold) and error.conflict:
                     self._shared.size.conflict()
@@ -299,6 +305,9 @@ class Partition:
             timeout=self._shared.produce_timeout,
         )
         self._shared.metrics.dead_letters_sent.inc(sent)
+        timeout = self._shared.produce_timeout
+        emitted = await publish(db, self._shared.sender, self.claim.topic, self.claim.partition, timeout=timeout)
+        self._shared.metrics.emitted.inc(emitted)
         return sent
 
     async def _process(self, taken: list[Item], db: asyncpg.Connection) -> Result:
@@ -306,8 +315,9 @@ class Partition:
         items = taken[: self._most()]  # fewer than were taken, after a deadlock
         if self._watchful:
             items = [await self._beware(db, items[0])]
-        with self._shared.observer.batch(items):
+        with self._shared.observer.batch(items), counted() as emitted:
             result = await self._shared.processor.process(db, self.claim, items, self._failures, self._breaker)
+        self._emitted = self._emitted or emitted.count > 0
         self._shared.observer.settled(items, result, time.monotonic() - began)
         return result
 

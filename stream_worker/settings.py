@@ -27,6 +27,9 @@ class WorkerSettings(RuntimeSettings):
     worker_instance_id: str | None = Field(
         None, description="Static group membership: a name of this worker, stable over restarts."
     )
+    worker_metadata_max_age: Seconds = Field(
+        30.0, description="New partitions of the topic are noticed within this time."
+    )
     worker_handler_timeout: Seconds = Field(5.0, description="Deadline of one handler call.")
     worker_retry_attempts: int = Field(
         8, ge=1, le=1_000, description="Runs of an event that asks for a retry, before it is dead-lettered."

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 from stream_worker import Event, Permanent, Retryable, Transaction, handler, on_start
+from stream_worker.emit import emit
 
 
 @on_start
@@ -36,3 +37,10 @@ async def effect(event: Event, tx: Transaction) -> None:
         raise ValueError
     if todo == "later" and not await tx.fetchval("SELECT count(*) FROM mended"):
         raise Retryable
+
+
+@handler(type="chain")
+async def chain(event: Event, tx: Transaction) -> None:
+    """Leave a row, and emit an effect."""
+    await effect(event, tx)
+    await emit(event, tx, type="effect", source="emitted", schema_version="1.0", payload={})

@@ -264,7 +264,7 @@ async def test_an_event_that_asks_for_later_takes_effect_in_order_when_it_can(
         await eventually(lambda: _retried(worker), what="it is tried again")
         async with connected(database) as db:
             await db.execute("INSERT INTO mended DEFAULT VALUES")
-        await until_drained(stack, topics, worker)
+        await eventually(partial(_effects, database, 4), what="all took effect")
     async with connected(database) as db:
         assert [r[0] for r in await db.fetch("SELECT note FROM effects WHERE source = 's' ORDER BY n")] == [
             "k0",
@@ -362,7 +362,9 @@ async def _batches(worker: Service, count: float) -> bool:
 async def test_an_event_that_kills_its_worker_is_dead_lettered_in_the_end(
     stack: Stack, database: str, topics: Topics, tmp_path: Path
 ) -> None:
-    async with worker_process(stack, database, topics, tmp_path, start=False, WORKER_HANDLERS=HANDLERS) as worker:
+    async with worker_process(
+        stack, database, topics, tmp_path, start=False, WORKER_HANDLERS=HANDLERS, WORKER_INSTANCE_ID="one"
+    ) as worker:
         records = [event(n, source=f"s{n % 7}", **({"do": "crash"} if n == 20 else {})) for n in range(60)]
         await produce(stack, topics.events, records)
         deaths = 0
@@ -409,7 +411,10 @@ async def test_partitions_added_live_are_read_from_their_beginning(
     stack: Stack, database: str, make_topics: MakeTopics, tmp_path: Path
 ) -> None:
     topics = await make_topics(1)
-    async with worker_process(stack, database, topics, tmp_path, WORKER_HANDLERS=HANDLERS) as worker:
+    soon: dict[str, str] = {"WORKER_METADATA_MAX_AGE": "1"}
+    async with worker_process(
+        stack, database, topics, tmp_path, start=True, WORKER_HANDLERS=HANDLERS, **soon
+    ) as worker:
         await produce(stack, topics.events, [event(n) for n in range(10)])
         await until_drained(stack, topics, worker)
         admin = AIOKafkaAdminClient(bootstrap_servers=stack.bootstrap)
@@ -458,3 +463,24 @@ async def test_other_keys_flow_while_one_waits(
     async with connected(database) as db:
         order = await db.fetch("SELECT note FROM effects WHERE source = 's0' ORDER BY n")
     assert [row[0] for row in order] == [f"k{n}" for n in range(0, 300, 10)]
+
+
+async def test_emitted_events_take_effect_once_across_kills(
+    stack: Stack, database: str, topics: Topics, tmp_path: Path
+) -> None:
+    async with worker_process(
+        stack, database, topics, tmp_path, WORKER_HANDLERS=HANDLERS, WORKER_INSTANCE_ID="one"
+    ) as worker:
+        records = [Record(b"s", envelope("s", f"k{n}", {}, type="chain")) for n in range(300)]
+        await produce(stack, topics.events, records)
+        for enough in (50, 250):
+            await eventually(partial(_effects, database, enough), what="more effects")
+            worker.kill()
+            await worker.ended()
+            await worker.start()
+        await eventually(partial(_effects, database, 600), within=60, what="all effects and all they emitted")
+        await until_drained(stack, topics, worker)
+    async with connected(database) as db:
+        assert await db.fetchval("SELECT count(*) FROM effects") == 600
+        assert await db.fetchval("SELECT count(DISTINCT event_id) FROM effects") == 600
+        assert await db.fetchval("SELECT count(*) FROM emitted_events") == 0
