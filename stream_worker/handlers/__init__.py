@@ -35,7 +35,7 @@ import importlib
 
 import asyncpg
 
-from stream_worker.handlers.handler import Handler
+from stream_worker.handlers.invoke import Handler
 from stream_worker.handlers.registry import F, Registration, Registry, StartHook
 from stream_worker.handlers.threads import in_thread
 

@@ -23,7 +23,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 from schemas import registry as schema_registry
 from schemas.event import Event
 from stream_worker.handlers import signature, versions
-from stream_worker.handlers.handler import Handler
+from stream_worker.handlers.invoke import Handler
 from stream_worker.handlers.versions import Key, Range
 
 StartHook = Callable[[Any], Awaitable[None]]
