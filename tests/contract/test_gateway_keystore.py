@@ -13,6 +13,8 @@ from uuid import UUID
 import asyncpg
 import pytest
 
+from infra.runtime.postgres import Deadlines, connect
+from ingest_gateway.connections import Connections
 from ingest_gateway.keys import PostgresKeys
 from ingest_gateway.metrics import Metrics
 from ingest_gateway.pipeline import KeyStore, Known, Remembered, StoreBusy, StoreDown
@@ -256,6 +258,21 @@ class TestPostgresKeys(KeyStoreContract):
             return await rig.sessions() == 0
 
         await eventually(none_left, what="every session is closed")
+
+    async def test_a_connection_handed_to_a_cancelled_waiter_is_not_lost(self, rig: PostgresRig) -> None:
+        deadlines = Deadlines(command=5.0, statement=5.0, lock=1.0, idle_in_transaction=5.0)
+        only = Connections(lambda: connect(settings(rig.database), name="only", deadlines=deadlines), 1)
+        try:
+            first = asyncio.create_task(only.fetch("SELECT pg_sleep(0.05)", timeout=5))
+            second = asyncio.create_task(only.fetch("SELECT 1", timeout=5))
+            first.add_done_callback(
+                lambda _: second.cancel()
+            )  # in the very turn in which `second` is given the connection
+            await asyncio.gather(first, second, return_exceptions=True)
+            assert second.cancelled()
+            assert len(await only.fetch("SELECT 1", timeout=2)) == 1
+        finally:
+            await only.close()
 
     async def test_a_server_that_accepts_and_says_nothing_costs_one_deadline(self) -> None:
         with closing(socket.create_server(("127.0.0.1", 0))) as silent:

@@ -79,13 +79,13 @@ async def test_a_fresh_event_is_never_told_duplicate_however_fast_the_worker_is(
         worker_process(stack, database, topics, tmp_path) as worker,
         gateway_process(stack, database, topics, tmp_path, **TWO) as gateway,
     ):
-        await fill(gateway, 1500, at_once=24)
+        await fill(gateway, 600, at_once=24)
         await eventually(lambda: is_drained(stack, topics, worker.group))
         metrics = await gateway.metrics()
-        assert metrics["raw_events_created_total"] == 1500
+        assert metrics["raw_events_created_total"] == 600
         assert metrics["raw_events_duplicate_total"] == 0
     async with connected(database) as db:
-        assert await db.fetchval("SELECT count(*) FROM events WHERE status = 'PROCESSED'") == 1500
+        assert await db.fetchval("SELECT count(*) FROM events WHERE status = 'PROCESSED'") == 600
 
 
 async def fill(gateway: Service, count: int, *, at_once: int) -> None:

@@ -22,12 +22,14 @@ POLICY = Policy(batch_size=100, batches=3, max_in_flight=1000, queue_timeout=5.0
 class Rig:
     """A pipeline on ports in memory."""
 
-    def __init__(self, policy: Policy = POLICY, *, held: bool = False, keys: MemoryKeys | None = None) -> None:
+    def __init__(
+        self, policy: Policy = POLICY, *, held: bool = False, keys: MemoryKeys | None = None, failures: int = 3
+    ) -> None:
         self.now = 0.0
         self.steps = Steps(held=held)
         self.keys = keys or MemoryKeys(self.steps)
         self.log = MemoryLog(self.steps)
-        self.breaker = Breaker(3, 1.0, lambda: self.now)
+        self.breaker = Breaker(failures, 1.0, lambda: self.now)
         self.deferred = Deferred(self.keys, self.breaker, 10)
         self.pipeline = Pipeline(self.keys, self.log, self.deferred, self.breaker, policy, lambda: self.now)
 
@@ -176,7 +178,7 @@ async def test_reject_refuses_before_anything_is_published() -> None:
 
 @pytest.mark.parametrize("what", ["busy", "locked"])
 async def test_a_busy_row_or_table_defers_and_says_nothing_of_the_store(what: str) -> None:
-    rig = Rig()
+    rig = Rig(failures=1)
     setattr(rig.keys, what, True)
     for number in range(5):
         outcome = await rig.submit(event(f"k{number}", 1))
