@@ -1,34 +1,48 @@
 """The settings both processes share, read once from the environment and from nowhere else.
 
 Each field is the environment variable of the same name in capitals (`.example.env` documents all of them; a test holds
-the two together). Every mistake is reported at once, by the variable's name and the rule it breaks, never its value.
-Secrets may be given as files: `DATABASE_URL_FILE=/run/secrets/url` reads `DATABASE_URL` from that file.
+the two together). An empty one is as good as unset. Every mistake is reported at once, by the variable's name and the
+rule it breaks, never its value; what settings may not be together is looked at once each is right by itself. Secrets may
+be given as files: `DATABASE_URL_FILE=/run/secrets/url` reads `DATABASE_URL` from that file.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, get_origin
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Port = Annotated[int, Field(ge=0, le=65535)]
-Seconds = Annotated[float, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+TopicName = Annotated[str, Field(min_length=1, max_length=249, pattern=r"^[a-zA-Z0-9._-]+$")]
+
+_BROKER = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})")
 
 
 class RuntimeSettings(BaseSettings):
     """Settings of every Plutus process. Times are seconds, sizes bytes, unless the name says otherwise."""
 
-    model_config = SettingsConfigDict(env_file=None, extra="ignore", frozen=True, hide_input_in_errors=True)
+    model_config = SettingsConfigDict(
+        env_file=None,
+        env_ignore_empty=True,
+        enable_decoding=False,  # lists are decoded below: the library stops at the first mistake
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+    )
 
     # --- Kafka
     kafka_bootstrap_servers: str = Field(description="Brokers to start from: host:port[,host:port...].")
-    kafka_topic: str = Field("plutus.events", min_length=1, max_length=249, description="Topic of the events.")
-    kafka_dlq_topic: str = Field("plutus.events.dlq", min_length=1, max_length=249, description="Dead-letter topic.")
+    kafka_topic: TopicName = Field("plutus.events", description="Topic of the events.")
+    kafka_dlq_topic: TopicName = Field("plutus.events.dlq", description="Dead-letter topic.")
     kafka_group: str = Field("plutus", min_length=1, description="Consumer group of the workers.")
     kafka_partitions: int = Field(12, ge=1, le=10_000, description="Partitions that `plutus topics create` makes.")
     kafka_replication_factor: int = Field(
@@ -82,23 +96,73 @@ class RuntimeSettings(BaseSettings):
     )
     otel_traces_sample_ratio: float = Field(1.0, ge=0.0, le=1.0, description="Share of new traces that are recorded.")
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _list(cls, value: Any, info: ValidationInfo) -> Any:
+        annotation = cls.model_fields[info.field_name or ""].annotation
+        if not isinstance(value, str) or get_origin(annotation) not in (list, set, frozenset, tuple):
+            return value
+        try:
+            return json.loads(value)
+        except ValueError:
+            raise ValueError('must be a JSON array, for example ["one", "two"]') from None
+
+    @field_validator("kafka_bootstrap_servers")
+    @classmethod
+    def _brokers(cls, value: str) -> str:
+        brokers = [broker.strip() for broker in value.split(",")]
+        for broker in brokers:
+            found = _BROKER.fullmatch(broker)
+            if found is None or not 0 < int(found[1]) < 65536:
+                raise ValueError("must look like host:port[,host:port...]")
+        return ",".join(brokers)
+
     @field_validator("database_url")
     @classmethod
     def _libpq_url(cls, value: SecretStr) -> SecretStr:
-        url = urlsplit(value.get_secret_value())
-        if url.scheme not in ("postgresql", "postgres") or not url.hostname or url.query or url.fragment:
-            raise ValueError("must look like postgresql://user:password@host:port/database, without a query")
+        if not _is_libpq_url(value.get_secret_value()):
+            raise ValueError(
+                "must look like postgresql://user:password@host:port/database, without a query; characters of the "
+                "password that mean something in a URL are percent-encoded"
+            )
+        return value
+
+    @field_validator("otel_exporter_otlp_endpoint")
+    @classmethod
+    def _http_url(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("http://", "https://")):
+            raise ValueError("must look like http://host:port")
         return value
 
     @model_validator(mode="after")
     def _together(self) -> Self:
+        problems = [*self._kafka_problems(), *self._file_problems()]
         if self.kafka_topic == self.kafka_dlq_topic:
-            raise ValueError("KAFKA_TOPIC and KAFKA_DLQ_TOPIC must differ")
-        if self.kafka_security_protocol.startswith("SASL") and not (
-            self.kafka_sasl_username and self.kafka_sasl_password
-        ):
-            raise ValueError("KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD are needed for a SASL protocol")
+            problems.append("KAFKA_TOPIC and KAFKA_DLQ_TOPIC must differ")
+        if self.database_ssl_cafile and self.database_ssl != "verify-full":
+            problems.append("DATABASE_SSL_CAFILE is used with DATABASE_SSL=verify-full only")
+        if problems:
+            raise ValueError("\n  ".join(problems))
         return self
+
+    def _kafka_problems(self) -> Iterator[str]:
+        """Security that is asked for and would silently not be there, or the other way round."""
+        sasl = self.kafka_security_protocol.startswith("SASL")
+        tls = self.kafka_security_protocol.endswith("SSL")
+        if sasl and not (self.kafka_sasl_username and self.kafka_sasl_password):
+            yield "KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD are needed for a SASL protocol"
+        if not sasl and (self.kafka_sasl_username or self.kafka_sasl_password):
+            yield "KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD need KAFKA_SECURITY_PROTOCOL to be a SASL protocol"
+        if not tls and (self.kafka_ssl_cafile or self.kafka_ssl_certfile or self.kafka_ssl_keyfile):
+            yield "KAFKA_SSL_CAFILE, _CERTFILE and _KEYFILE need KAFKA_SECURITY_PROTOCOL to be SSL or SASL_SSL"
+        if self.kafka_ssl_keyfile and not self.kafka_ssl_certfile:
+            yield "KAFKA_SSL_KEYFILE needs KAFKA_SSL_CERTFILE"
+
+    def _file_problems(self) -> Iterator[str]:
+        for name in ("kafka_ssl_cafile", "kafka_ssl_certfile", "kafka_ssl_keyfile", "database_ssl_cafile"):
+            path: Path | None = getattr(self, name)
+            if path is not None and not os.access(path, os.R_OK):
+                yield f"{name.upper()} names no file that can be read"
 
     @property
     def dead_letter_bytes(self) -> int:
@@ -125,10 +189,14 @@ def load(kind: type[S]) -> S:
     Raises:
         SettingsError: all mistakes at once.
     """
+    values, unreadable = _from_files(kind)
     try:
-        return kind(**_from_files(kind))
+        made = kind(**values)
     except ValidationError as error:
-        raise SettingsError(_explain(error)) from None
+        raise SettingsError(_explain([*unreadable.values(), *_told(error, without=set(unreadable))])) from None
+    if unreadable:
+        raise SettingsError(_explain(unreadable.values()))
+    return made
 
 
 def load_or_exit(kind: type[S]) -> S:
@@ -140,25 +208,40 @@ def load_or_exit(kind: type[S]) -> S:
         raise SystemExit(2) from None
 
 
-def _from_files(kind: type[BaseSettings]) -> dict[str, Any]:
-    """NAME_FILE names a file that holds NAME (the convention of container secrets). Both set: the file wins."""
+def _from_files(kind: type[BaseSettings]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Values and mistakes of NAME_FILE, which names a file that holds NAME. Both set: the file wins."""
     values: dict[str, Any] = {}
+    mistakes: dict[str, str] = {}
     for name in kind.model_fields:
         path = os.environ.get(f"{name.upper()}_FILE")
         if path:
             try:
-                values[name] = Path(path).read_text().strip()
+                values[name] = Path(path).read_text(encoding="utf-8").strip()
             except OSError as error:
-                raise SettingsError(
-                    f"{name.upper()}_FILE cannot be read: {error.strerror}. Check the path and its mode."
-                ) from None
-    return values
+                mistakes[name] = f"{name.upper()}_FILE: cannot be read ({error.strerror}); check the path and its mode"
+            except ValueError:
+                mistakes[name] = f"{name.upper()}_FILE: is no UTF-8 text"
+    return values, mistakes
 
 
-def _explain(error: ValidationError) -> str:
-    lines = []
+def _told(error: ValidationError, without: set[str]) -> Iterator[str]:
     for problem in error.errors(include_input=False, include_url=False, include_context=False):
-        name = ".".join(str(part) for part in problem["loc"]).upper()
+        name = ".".join(str(part) for part in problem["loc"])
         what = "is not set" if problem["type"] == "missing" else problem["msg"].removeprefix("Value error, ")
-        lines.append(f"  {name}: {what}" if name else f"  {what}")
-    return "settings are missing or wrong (.example.env documents each):\n" + "\n".join(lines)
+        if name not in without:
+            yield f"{name.upper()}: {what}" if name else what
+
+
+def _explain(mistakes: Iterable[str]) -> str:
+    return "\n  ".join(["settings are missing or wrong (.example.env documents each):", *mistakes])
+
+
+def _is_libpq_url(value: str) -> bool:
+    try:
+        url = urlsplit(value)
+        port = url.port
+    except ValueError:  # a port or an IPv6 address that is none
+        return False
+    usual = url.scheme in ("postgresql", "postgres") and bool(url.hostname) and port != 0
+    # An @ in the path is a password with a slash in it.
+    return usual and not (url.query or url.fragment or "@" in url.path) and value.isprintable()

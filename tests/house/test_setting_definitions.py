@@ -1,4 +1,4 @@
-"""Each setting is defined once, with a sentence of description, and only settings read the environment."""
+"""Each setting is defined once, with a sentence of description."""
 
 from __future__ import annotations
 
@@ -16,14 +16,6 @@ REPEATED_SETTINGS = {
     # Who only talks to Postgres needs no brokers, and who only looks may have them from elsewhere.
     "kafka_bootstrap_servers": {"RuntimeSettings", "DatabaseSettings", "OperatorSettings"},
     "database_url": {"RuntimeSettings", "OperatorSettings"},
-}
-ENVIRONMENT = {
-    # Whoever reads the environment beside the settings, and why.
-    "infra.runtime.settings": "NAME_FILE names a file that holds NAME",
-    "infra.local.settings": "XDG_CACHE_HOME is the desktop's, not ours",
-    "infra.local.java": "JAVA_HOME is Java's, not ours",
-    "infra.local.stack": "hands the environment on to Kafka and Postgres, without ours",
-    "infra.cli.kafka": "KAFKA_BOOTSTRAP_SERVERS, or else the local system's",
 }
 
 
@@ -57,24 +49,10 @@ def wrong_settings(modules: Sequence[Module], repeated: Mapping[str, set[str]]) 
     return found
 
 
-def readers_of_the_environment(modules: Sequence[Module]) -> set[str]:
-    """Modules that look at `os.environ` themselves."""
-    return {
-        module.name
-        for module in modules
-        for node in ast.walk(module.tree)
-        if isinstance(node, ast.Attribute) and node.attr in {"environ", "getenv", "environb"}
-    }
-
-
 def test_each_setting_is_defined_once_with_a_description() -> None:
     assert wrong_settings(product(), REPEATED_SETTINGS) == []
     defined = settings(product())
     assert {name: set(defined.get(name, ())) for name in REPEATED_SETTINGS} == REPEATED_SETTINGS
-
-
-def test_only_settings_read_the_environment() -> None:
-    assert readers_of_the_environment(product()) == set(ENVIRONMENT)
 
 
 def test_the_rules_see_what_they_are_for() -> None:
@@ -84,4 +62,3 @@ def test_the_rules_see_what_they_are_for() -> None:
     assert "2 times" in wrong_settings([made("a", one), made("b", two)], {})[0]
     assert wrong_settings([made("a", one), made("b", two)], {"port": {"OneSettings", "TwoSettings"}}) == []
     assert "no sentence" in wrong_settings([made("a", "class XSettings:\n    port: int = 1\n")], {})[0]
-    assert readers_of_the_environment([made("a", "import os\nx = os.environ['X']"), made("b", "import os")]) == {"a"}
