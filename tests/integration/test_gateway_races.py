@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from collections import Counter
 from pathlib import Path
@@ -86,6 +87,45 @@ async def test_a_fresh_event_is_never_told_duplicate_however_fast_the_worker_is(
         assert metrics["raw_events_duplicate_total"] == 0
     async with connected(database) as db:
         assert await db.fetchval("SELECT count(*) FROM events WHERE status = 'PROCESSED'") == 600
+
+
+async def test_no_sender_waits_behind_a_slow_handler(
+    stack: Stack, database: str, topics: Topics, tmp_path: Path
+) -> None:
+    """Interleaving 16: the worker's uncommitted rows block nobody, and nobody is told duplicate or deferred for them."""
+    slow = {
+        "WORKER_HANDLERS": "tests.integration.slow_handlers",
+        "WORKER_HANDLER_TIMEOUT": 2,
+        "WORKER_SESSION_TIMEOUT": 9,
+    }
+    patient: dict[str, Any] = {**TWO, "GATEWAY_PROCESSES": 1}
+    loop = asyncio.get_running_loop()
+    seconds: list[float] = []
+    async with (
+        worker_process(stack, database, topics, tmp_path, **slow) as worker,  # type: ignore[arg-type]
+        gateway_process(stack, database, topics, tmp_path, **patient) as gateway,
+    ):
+        enough = asyncio.Event()
+
+        async def sender(name: int) -> None:
+            for number in itertools.count():
+                began = loop.time()
+                answer = await post(gateway, f"slow-{name}-{number}", 1, source=f"source-{number % 10}", type="slow")
+                seconds.append(loop.time() - began)
+                assert answer.status_code == 202
+                assert answer.json().keys() == {"event_id", "status"}, answer.text
+                if enough.is_set():
+                    return
+                await asyncio.sleep(0.02)  # a pace, so that some come while rows are written and not committed
+
+        async def handled() -> bool:
+            return (await worker.metrics())["processing_success_total"] >= 10
+
+        senders = [asyncio.create_task(sender(name)) for name in range(4)]
+        await eventually(handled)
+        enough.set()
+        await asyncio.gather(*senders)
+        assert max(seconds) < 0.3, "no sender waited for a handler"
 
 
 async def fill(gateway: Service, count: int, *, at_once: int) -> None:
