@@ -298,7 +298,7 @@ emitted_events = Table(
 class DatabaseSettings(RuntimeSettings):
     """The settings of a command that talks to Postgres alone: the brokers need not be named."""
 
-    kafka_bootstrap_servers: str = Field("", description="Not used by commands that only talk to Postgres.")
+    kafka_bootstrap_servers: str = Field("unused:1", description="Not used by commands that only talk to Postgres.")
 
 
 async def connect(settings: RuntimeSettings, *, name: str, command_timeout: float) -> asyncpg.Connection:
