@@ -1,38 +1,55 @@
 """SQL kept as SQL: every statement has a name and a sentence, in one file per process.
 
-A file is a list of blocks:
+A file is a list of blocks, and perhaps comments before the first of them:
 
     -- name: look_keys
     -- What is known of these events.
     SELECT ...;
 
-The statements are read once, at import, into read-only mappings; a missing sentence or a repeated name is an error.
+The statements are read once, at import, into read-only mappings; whatever does not look like this is an error.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import resources
 from types import MappingProxyType
 
-_HEADER = re.compile(r"^-- name: (\w+)\n-- (.+)\n", re.MULTILINE)
+_BLOCK = re.compile(r"^-- name: ", re.MULTILINE)
+_HEADER = re.compile(r"(\w+)\n-- \S.*\n")
 
 
 def statements(package: str, file: str = "queries.sql") -> Mapping[str, str]:
     """The named statements of `file` inside `package`: name -> SQL text, without its comments.
 
     Raises:
-        ValueError: no statement, a repeated name, or text before the first name.
+        ValueError: no statement, a repeated name, one without a sentence or without SQL, or SQL before the first name.
     """
-    text = resources.files(package).joinpath(file).read_text()
-    found = list(_HEADER.finditer(text))
-    if not found:
-        raise ValueError(f"{package}/{file} holds no named statement.")
+    where = f"{package}/{file}"
     named: dict[str, str] = {}
-    for this, following in zip(found, [*found[1:], None], strict=True):
-        body = text[this.end() : following.start() if following else len(text)]
-        if this[1] in named:
-            raise ValueError(f"{package}/{file} names {this[1]} twice.")
-        named[this[1]] = "\n".join(line for line in body.splitlines() if not line.startswith("--")).strip().rstrip(";")
+    for name, body in _blocks(where, resources.files(package).joinpath(file).read_text(encoding="utf-8")):
+        if name in named:
+            raise ValueError(f"{where} names {name} twice.")
+        if not body:
+            raise ValueError(f"{where}: {name} has no SQL.")
+        named[name] = body
+    if not named:
+        raise ValueError(f"{where} holds no named statement.")
     return MappingProxyType(named)
+
+
+def _blocks(where: str, text: str) -> Iterator[tuple[str, str]]:
+    before, *blocks = _BLOCK.split(text)
+    if _without_comments(before):
+        raise ValueError(f"{where} has SQL before the first name.")
+    for block in blocks:
+        header = _HEADER.match(block)
+        if header is None:
+            name = block.partition("\n")[0]
+            raise ValueError(f"{where}: {name} needs a sentence, as a comment on the line below its name.")
+        yield header[1], _without_comments(block[header.end() :])
+
+
+def _without_comments(text: str) -> str:
+    return "\n".join(line for line in text.splitlines() if not line.startswith("--")).strip().rstrip(";").rstrip()
