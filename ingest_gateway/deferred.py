@@ -13,7 +13,8 @@ from typing import Final
 
 from infra.runtime import log
 from ingest_gateway.breaker import Breaker
-from ingest_gateway.pipeline import KeyStore, Remembered, StoreBusy, StoreDown
+from ingest_gateway.decide import Remembered
+from ingest_gateway.pipeline import KeyStore, StoreBusy, StoreDown
 
 _LOG = log.get(__name__)
 _CHUNK: Final = 500

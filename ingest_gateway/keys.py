@@ -18,8 +18,9 @@ import asyncpg
 from infra.runtime import log, postgres
 from infra.runtime.sql import statements
 from ingest_gateway.connections import Connections, Unavailable
+from ingest_gateway.decide import Known, Remembered
 from ingest_gateway.metrics import Metrics
-from ingest_gateway.pipeline import Known, Remembered, StoreBusy, StoreDown
+from ingest_gateway.pipeline import StoreBusy, StoreDown
 from ingest_gateway.settings import GatewaySettings
 
 _LOG = log.get(__name__)

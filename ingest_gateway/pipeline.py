@@ -24,10 +24,9 @@ from infra.runtime import log
 from infra.runtime.producer import Receipt
 from infra.runtime.producer import Result as Published
 from ingest_gateway.breaker import Breaker
+from ingest_gateway.decide import Known, Remembered, against, remembered
 from ingest_gateway.outcomes import (
-    CONFLICT,
     DUPLICATE,
-    Accepted,
     NotAccepted,
     Outcome,
     Overloaded,
@@ -36,28 +35,9 @@ from ingest_gateway.outcomes import (
 )
 from ingest_gateway.pace import Pace
 from schemas.event import Event
-from schemas.fingerprint import version_of
 
 _LOG = log.get(__name__)
 _SWEEP = 0.25
-
-
-class Known(NamedTuple):
-    """What a row of `event_keys` says: the record that made the event. `overdue`: still not stored, and old."""
-
-    fingerprint: bytes
-    partition: int
-    offset: int
-    overdue: bool = False
-
-
-class Remembered(NamedTuple):
-    """A key to remember: the acknowledged record of an event."""
-
-    event_id: UUID
-    fingerprint: bytes
-    partition: int
-    offset: int
 
 
 class StoreDown(Exception):
@@ -343,21 +323,3 @@ class Pipeline:
             return None
         self._breaker.succeeded()
         return standing
-
-
-def against(event: Event, row: Known) -> Outcome:
-    """An event against the row of its id, which another record made."""
-    try:
-        same = event.fingerprint_in(version_of(row.fingerprint)) == row.fingerprint
-    except ValueError:
-        return NotAccepted("fingerprint_version")  # a newer release wrote the row; it can answer
-    return DUPLICATE if same else CONFLICT
-
-
-def remembered(event: Event, receipt: Receipt, row: Known | None, *, deferred: bool) -> Outcome:
-    """The outcome of an acknowledged record. The row that stands decides, by the record it names: a worker may have
-    inserted it from my own record before I could."""
-    if row is None or (row.partition, row.offset) == (receipt.partition, receipt.offset):
-        return Accepted(receipt.partition, receipt.offset, deferred)
-    outcome = against(event, row)
-    return Unknown(outcome.why) if isinstance(outcome, NotAccepted) else outcome

@@ -15,9 +15,10 @@ import pytest
 
 from infra.runtime.postgres import Deadlines, connect
 from ingest_gateway.connections import Connections
+from ingest_gateway.decide import Known, Remembered
 from ingest_gateway.keys import PostgresKeys
 from ingest_gateway.metrics import Metrics
-from ingest_gateway.pipeline import KeyStore, Known, Remembered, StoreBusy, StoreDown
+from ingest_gateway.pipeline import KeyStore, StoreBusy, StoreDown
 from ingest_gateway.settings import GatewaySettings
 from tests.fakes.gateway import MemoryKeys, event
 from tests.harness import connected, eventually

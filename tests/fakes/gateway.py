@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from uuid import UUID
 
 from infra.runtime.producer import NotAccepted, Receipt, Result, Unknown, partition_of
-from ingest_gateway.pipeline import Flight, Known, Remembered, StoreBusy, StoreDown
+from ingest_gateway.decide import Known, Remembered
+from ingest_gateway.pipeline import Flight, StoreBusy, StoreDown
 from schemas.event import Event, parse_envelope
 from tests.harness import envelope
 

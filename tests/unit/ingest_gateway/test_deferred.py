@@ -8,8 +8,8 @@ from contextlib import suppress
 from uuid import UUID
 
 from ingest_gateway.breaker import Breaker
+from ingest_gateway.decide import Known, Remembered
 from ingest_gateway.deferred import Deferred
-from ingest_gateway.pipeline import Known, Remembered
 from tests.fakes.gateway import MemoryKeys, event
 
 

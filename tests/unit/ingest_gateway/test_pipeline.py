@@ -10,9 +10,10 @@ import pytest
 
 from infra.runtime.producer import Result
 from ingest_gateway.breaker import Breaker, State
+from ingest_gateway.decide import Known, against
 from ingest_gateway.deferred import Deferred
 from ingest_gateway.outcomes import CONFLICT, DUPLICATE, Accepted, NotAccepted, Outcome, Overloaded, Unknown
-from ingest_gateway.pipeline import Flight, Known, Pipeline, Policy, against
+from ingest_gateway.pipeline import Flight, Pipeline, Policy
 from schemas.event import Event
 from tests.fakes.gateway import MemoryKeys, MemoryLog, Steps, event
 

@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ingest_gateway.breaker import Breaker
+from ingest_gateway.decide import Known
 from ingest_gateway.deferred import Deferred
 from ingest_gateway.outcomes import Accepted, Conflict, Duplicate, NotAccepted, Outcome, Unknown
-from ingest_gateway.pipeline import Known, Pipeline, Policy
+from ingest_gateway.pipeline import Pipeline, Policy
 from schemas.event import Event
 from tests.fakes.gateway import MemoryKeys, MemoryLog, Steps, event
 
