@@ -10,7 +10,7 @@
 --   plutus_owner     `plutus migrate`, `alembic`        everything: owns the tables and the functions
 --   plutus_gateway   ingest_gateway                     look and remember keys; read what GET status shows, no payload
 --   plutus_worker    stream_worker                      write events, failures, keys and claims; no DDL, DELETE only of what waited
---   plutus_operator  people and the `plutus` command    read all; change the state of failures
+--   plutus_operator  people and the `plutus` command    read all; change the state of failures, reconcile them; their own jobs
 --
 -- None of them can log in. Make a login for each process and put it in its role, with a password from your secret
 -- manager:
@@ -56,7 +56,8 @@ BEGIN
         SELECT format('TABLE %s', oid::regclass) FROM pg_class
         WHERE oid IN ('public.event_keys'::regclass, 'public.failures'::regclass, 'public.partition_claims'::regclass,
                       'public.parked_keys'::regclass, 'public.parked_events'::regclass,
-                      'public.emitted_events'::regclass, 'public.alembic_version'::regclass)
+                      'public.emitted_events'::regclass, 'public.replay_jobs'::regclass,
+                      'public.alembic_version'::regclass)
             OR oid IN (SELECT relid FROM pg_partition_tree('public.events'))
         UNION ALL
         SELECT format('FUNCTION %s', oid::regprocedure) FROM pg_proc
@@ -110,5 +111,12 @@ GRANT EXECUTE ON FUNCTION public.plutus_events_partition(date), public.plutus_ha
 
 -- ---------------------------------------------------------------- plutus_operator
 GRANT SELECT ON public.event_keys, public.events, public.events_default, public.failures, public.partition_claims,
-    public.parked_keys, public.parked_events, public.emitted_events, public.alembic_version TO plutus_operator;
+    public.parked_keys, public.parked_events, public.emitted_events, public.replay_jobs, public.alembic_version
+    TO plutus_operator;
 GRANT UPDATE (status, last_at, next_at) ON public.failures TO plutus_operator;
+
+-- `plutus dlq reconcile`: a failures row for a dead letter that has none, and the place of a dead letter that is there.
+GRANT INSERT, UPDATE (dlq_partition, dlq_offset, dlq_at) ON public.failures TO plutus_operator;
+
+-- The audit of their jobs: what was asked for, by whom and when, stays as it was.
+GRANT INSERT, UPDATE (status, progress, counts, updated_at) ON public.replay_jobs TO plutus_operator;

@@ -294,6 +294,43 @@ emitted_events = Table(
     comment="Outbox of the events that handlers emit; a row is deleted once the broker has acknowledged its record.",
 )
 
+replay_jobs = Table(
+    "replay_jobs",
+    metadata,
+    Column(
+        "job_id",
+        UUID,
+        primary_key=True,
+        server_default=text("gen_random_uuid()"),
+        comment="Row id; plutus dlq replay --resume takes it.",
+    ),
+    Column("kind", Text, nullable=False, comment="replay, retry, discard or reconcile."),
+    Column("who", Text, nullable=False, comment="User and host that ran the command, as they call themselves."),
+    Column("role", Text, nullable=False, server_default=text("SESSION_USER"), comment="Login role it ran under."),
+    Column("request", JSONB, nullable=False, comment="What was asked for: filters and options, never a payload."),
+    Column(
+        "status",
+        Text,
+        nullable=False,
+        server_default=text("'running'"),
+        comment="running, stopped (may be resumed) or done; running for long after updated_at: it died.",
+    ),
+    Column("progress", JSONB, comment="Where it goes on when it is resumed."),
+    Column(
+        "counts",
+        JSONB,
+        nullable=False,
+        server_default=text("'{}'"),
+        comment="How many were read, sent and left out, and why.",
+    ),
+    Column("started_at", _TIME, nullable=False, server_default=_NOW, comment="When it began."),
+    Column("updated_at", _TIME, nullable=False, server_default=_NOW, comment="Its latest sign of life."),
+    CheckConstraint("kind IN ('replay', 'retry', 'discard', 'reconcile')", name="kind"),
+    CheckConstraint("status IN ('running', 'stopped', 'done')", name="status"),
+    Index("replay_jobs_started_at_idx", "started_at"),
+    comment="One row an operator's job that sent failures back, discarded or reconciled them.",
+)
+
 
 class DatabaseSettings(RuntimeSettings):
     """The settings of a command that talks to Postgres alone: the brokers need not be named."""

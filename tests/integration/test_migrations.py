@@ -34,6 +34,7 @@ TABLES = {
     "parked_events",
     "parked_keys",
     "partition_claims",
+    "replay_jobs",
 }
 DAYS = 16  # yesterday, today and 14 ahead
 
@@ -379,6 +380,10 @@ STATEMENTS = {
     "read emitted": "SELECT * FROM emitted_events",
     "change emitted": "UPDATE emitted_events SET payload = NULL WHERE false",
     "forget emitted": "DELETE FROM emitted_events WHERE false",
+    "audit job": "INSERT INTO replay_jobs (kind) SELECT NULL WHERE false",
+    "finish job": "UPDATE replay_jobs SET status = 'done', updated_at = now() WHERE false",
+    "change audit": "UPDATE replay_jobs SET who = '' WHERE false",
+    "delete audit": "DELETE FROM replay_jobs WHERE false",
     "read schema version": "SELECT * FROM alembic_version",
     "count default rows": "SELECT count(*) FROM events_default",
     "make partition": "SELECT plutus_make_events_partition(current_date + 20)",
@@ -418,7 +423,11 @@ MAY = {
         "show payload",
         "show failure",
         "show failed value",
+        "write failure",
         "settle failure",
+        "mark dead letter",
+        "audit job",
+        "finish job",
         "read claims",
         "read emitted",
         "read schema version",
