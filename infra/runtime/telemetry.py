@@ -8,6 +8,7 @@ batch. Trace headers are read with a strict parser that never raises (W3C Trace 
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -22,13 +23,14 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
-from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags
+from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, StatusCode, TraceFlags
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from infra.runtime.settings import RuntimeSettings
 
 _TRACEPARENT = re.compile(rb"00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})")
 _HEADER = "traceparent"
+_SHUTDOWN_SECONDS = 3.0
 _KEY_ATTRIBUTE = "messaging.kafka.message.key"
 
 
@@ -48,6 +50,7 @@ class Telemetry:
         if exporter is None and endpoint is None:
             return
         self._provider = TracerProvider(
+            shutdown_on_exit=False,  # `shutdown` has a deadline, that one has none
             resource=Resource.create({"service.name": service}),
             sampler=ParentBased(TraceIdRatioBased(settings.otel_traces_sample_ratio)),
         )
@@ -74,10 +77,11 @@ class Telemetry:
         links: Sequence[bytes | None] = (),
         attributes: dict[str, Any] | None = None,
     ) -> Iterator[Span | None]:
-        """A span around a block; yields None when tracing is off.
+        """A span around a block; yields None when tracing is off. Of an exception only its class is told.
 
         Args:
-            parent: a traceparent value from outside; anything but a valid one starts a new trace.
+            parent: a traceparent value from outside; anything but a valid one starts a new trace. None: the span around
+                this one, if there is one.
             links: traceparent values of creation contexts; invalid ones are left out.
         """
         if self._tracer is None:
@@ -89,14 +93,23 @@ class Telemetry:
             kind=kind,
             links=[Link(context) for value in links if (context := parse_traceparent(value))],
             attributes=attributes,
-            record_exception=False,  # an exception's message may hold a payload
+            # An exception's message may hold a payload, and both of these tell it.
+            record_exception=False,
+            set_status_on_exception=False,
         ) as span:
-            yield span
+            try:
+                yield span
+            except BaseException as error:
+                span.set_status(StatusCode.ERROR)
+                span.set_attribute("error.type", type(error).__qualname__)
+                raise
 
-    def shutdown(self) -> None:
-        """Export what is pending; bounded by the exporter's own time-out."""
+    def shutdown(self, timeout: float = _SHUTDOWN_SECONDS) -> None:
+        """Export what is pending, for at most `timeout` seconds: a collector that does not answer holds nobody up."""
         if self._provider is not None:
-            self._provider.shutdown()
+            exporting = threading.Thread(target=self._provider.shutdown, name="telemetry-shutdown", daemon=True)
+            exporting.start()
+            exporting.join(timeout)
 
 
 def traceparent(span: Span | None) -> bytes | None:
@@ -116,8 +129,10 @@ def parse_traceparent(value: bytes | None) -> SpanContext | None:
 
 
 def _context(parent: bytes | None) -> Context | None:
+    if parent is None:
+        return None
     context = parse_traceparent(parent)
-    return trace.set_span_in_context(NonRecordingSpan(context)) if context else None
+    return trace.set_span_in_context(NonRecordingSpan(context), Context()) if context else Context()
 
 
 def _instrument_send(provider: TracerProvider) -> None:
