@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from stream_worker import Event, Transaction, handler
 
 
 @handler(type="slow")
 async def slow(event: Event, tx: Transaction) -> None:
-    """Sleep while the batch's rows are written and not committed."""
-    await asyncio.sleep(0.3)
+    """Take its time while the batch's rows are written and not committed."""
+    await tx.execute("SELECT pg_sleep(0.3)")

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import random
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -116,7 +117,10 @@ async def test_no_sender_waits_behind_a_slow_handler(
                 assert answer.json().keys() == {"event_id", "status"}, answer.text
                 if enough.is_set():
                     return
-                await asyncio.sleep(0.02)  # a pace, so that some come while rows are written and not committed
+                # A pace: some come while rows are written and not committed.
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(0.02):
+                        await enough.wait()
 
         async def handled() -> bool:
             return (await worker.metrics())["processing_success_total"] >= 10
