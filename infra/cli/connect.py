@@ -51,7 +51,9 @@ _STATES = {
 class OperatorSettings(RuntimeSettings):
     """The settings of an operator's command: both addresses may come from a running `plutus up` instead."""
 
-    kafka_bootstrap_servers: str = Field("", description="Brokers to start from: host:port[,host:port...].")
+    kafka_bootstrap_servers: str = Field(
+        "", validate_default=False, description="Brokers to start from: host:port[,host:port...]."
+    )
     database_url: SecretStr = Field(
         SecretStr(""), validate_default=False, description="postgresql://user:password@host:port/database."
     )

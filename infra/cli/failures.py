@@ -1,4 +1,4 @@
-"""`plutus failures list` and `plutus failures show ID`: what could not be processed, and why.
+"""`plutus failures`: what could not be processed, and why (`list`, `show ID`), and what to do about it (`retry`, `discard`).
 
 Keys, values and headers are what strangers sent: they are shown by `show --payload` only, never in a list.
 """
@@ -7,31 +7,48 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
-from enum import StrEnum
-from typing import Annotated, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any
 from uuid import UUID
 
 import typer
 
 from infra.cli.events import record
-from infra.cli.output import DONE, NOTHING_MATCHED, USAGE, AsJson, Failure, run, say, show_fields, show_json, show_table
-from schemas.errors import Reason
+from infra.cli.filters import (
+    AnyId,
+    ByClass,
+    ByKey,
+    ByReason,
+    BySource,
+    ByType,
+    From,
+    Since,
+    Status,
+    Until,
+    Yes,
+    asked,
+    confirm,
+)
+from infra.cli.output import (
+    DONE,
+    NOTHING_MATCHED,
+    USAGE,
+    AsJson,
+    Failure,
+    plural,
+    run,
+    say,
+    show_fields,
+    show_json,
+    show_table,
+)
+
+if TYPE_CHECKING:
+    from infra.cli.queries import Filter
 
 _LIMIT = 50
+_PAGE = 500
 _COLUMNS = ("failure", "last", "status", "reason", "source", "event", "attempts", "dead letter")
-
-
-class Status(StrEnum):
-    """Which failures, by their status."""
-
-    OPEN = "open"
-    REPLAYED = "replayed"
-    DISCARDED = "discarded"
-    ALL = "all"
-
-
-ByReason = Annotated[Reason | None, typer.Option("--reason", help="Only this reason.", show_choices=False)]
-BySource = Annotated[str | None, typer.Option("--source", help="Only this source.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -44,12 +61,31 @@ def register(app: typer.Typer) -> None:
         status: Annotated[Status, typer.Option(help="Only this status.")] = Status.OPEN,
         reason: ByReason = None,
         source: BySource = None,
+        of_type: ByType = None,
+        key: ByKey = None,
+        error_class: ByClass = None,
+        since: Since = None,
+        until: Until = None,
         limit: Annotated[int, typer.Option(min=1, max=10_000, help="Rows of a page.")] = _LIMIT,
         after: Annotated[str | None, typer.Option(metavar="CURSOR", help="Go on after that page.")] = None,
         as_json: AsJson = False,
     ) -> None:
         """The latest first. The next page's cursor is told at the end of a full one."""
-        run(lambda: _list(status, reason, source, limit, after, as_json))
+
+        async def page() -> int:
+            wanted = asked(
+                status=status,
+                reason=reason,
+                source=source,
+                of_type=of_type,
+                key=key,
+                error_class=error_class,
+                since=since,
+                until=until,
+            )
+            return await _list(wanted, limit, after, as_json)
+
+        run(page)
 
     @group.command("show")
     def show(
@@ -60,14 +96,115 @@ def register(app: typer.Typer) -> None:
         """One failure; its key, value and headers as sizes only, unless asked for."""
         run(lambda: _show(failure_id, payload, as_json))
 
+    @group.command("retry")
+    def retry(
+        any_id: AnyId = None,
+        status: Annotated[Status, typer.Option(help="Those of this status.")] = Status.OPEN,
+        reason: ByReason = None,
+        source: BySource = None,
+        of_type: ByType = None,
+        key: ByKey = None,
+        error_class: ByClass = None,
+        since: Since = None,
+        until: Until = None,
+        yes: Yes = False,
+        as_json: AsJson = False,
+    ) -> None:
+        """Send their original records, from the table, back to the events topic."""
 
-async def _list(
-    status: Status, reason: Reason | None, source: str | None, limit: int, after: str | None, as_json: bool
-) -> int:
+        async def send() -> int:
+            wanted = asked(
+                any_id,
+                status=Status.ALL if status is Status.OPEN else status,
+                reason=reason,
+                source=source,
+                of_type=of_type,
+                key=key,
+                error_class=error_class,
+                since=since,
+                until=until,
+            )
+            return await _retry(wanted, status is not Status.OPEN, yes, as_json)
+
+        run(send)
+
+    @group.command("discard")
+    def discard(
+        any_id: AnyId = None,
+        reason: ByReason = None,
+        source: BySource = None,
+        of_type: ByType = None,
+        key: ByKey = None,
+        error_class: ByClass = None,
+        since: Since = None,
+        until: Until = None,
+        yes: Yes = False,
+        as_json: AsJson = False,
+    ) -> None:
+        """Mark open failures as discarded: nothing more is to be done about them. Rows and dead letters stay."""
+
+        async def mark() -> int:
+            wanted = asked(
+                any_id,
+                reason=reason,
+                source=source,
+                of_type=of_type,
+                key=key,
+                error_class=error_class,
+                since=since,
+                until=until,
+            )
+            return await _discard(wanted, yes, as_json)
+
+        run(mark)
+
+
+async def _retry(wanted: Filter, anyway: bool, yes: bool, as_json: bool) -> int:
+    from infra.cli.jobs import Kind
+    from infra.cli.replay import Request
+    from infra.cli.sending import Order, send_back
+
+    if wanted.any_id is None:
+        await _confirm(wanted if anyway else replace(wanted, status="open"), "Send {} back?", yes)
+    return await send_back(Order(Kind.RETRY, Request(wanted, anyway), From.TABLE, as_json=as_json))
+
+
+async def _discard(wanted: Filter, yes: bool, as_json: bool) -> int:
+    from infra.cli import jobs, queries
+    from infra.cli.connect import database, operator_settings
+
+    await _confirm(replace(wanted, status="open"), "Discard {}?", yes)
+    async with database(operator_settings(postgres=True)) as db:
+        job = await jobs.start(db, jobs.Kind.DISCARD, {"filter": wanted.as_json()})
+        until, discarded = await queries.now(db), 0
+        while count := await queries.discard(db, wanted, until=until, most=_PAGE):
+            discarded += count
+            await jobs.save(db, job, jobs.Status.RUNNING, {"discarded": discarded})
+        await jobs.save(db, job, jobs.Status.DONE, {"discarded": discarded})
+        left = await queries.count_failures(db, replace(wanted, status="open"))
+    if as_json:
+        show_json({"discarded": discarded, "left": left, "job": job})
+    say(f"{plural(discarded, 'failure')} discarded")
+    if left:
+        say(f"{left:,} still open: dead letters that are still to be sent, or failures newer than this command")
+    return DONE if discarded else NOTHING_MATCHED
+
+
+async def _confirm(wanted: Filter, question: str, yes: bool) -> None:
+    """Ask, with how many they are."""
     from infra.cli import queries
     from infra.cli.connect import database, operator_settings
 
-    wanted = queries.Filter(None if status is Status.ALL else status.value, reason and reason.value, source)
+    if not yes:
+        async with database(operator_settings(postgres=True)) as db:
+            count = await queries.count_failures(db, wanted)
+        confirm(question.format(plural(count, "failure")), yes=yes)
+
+
+async def _list(wanted: Filter, limit: int, after: str | None, as_json: bool) -> int:
+    from infra.cli import queries
+    from infra.cli.connect import database, operator_settings
+
     try:
         cursor = queries.Cursor.parse(after) if after else None
     except ValueError:

@@ -7,13 +7,13 @@ Payloads, keys, values and headers are read only where they were asked for.
 from __future__ import annotations
 
 import base64
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, RowMapping, Text, and_, cast, func, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, RowMapping, Text, and_, cast, func, or_, select, true, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from infra.runtime.tables import event_keys, events, failures
@@ -31,11 +31,35 @@ _SIZES = (
 
 @dataclass(frozen=True)
 class Filter:
-    """Which failures; None asks for nothing."""
+    """Which failures; None asks for nothing.
+
+    any_id: of this failure, or of this event. type, key: of the event, as far as the record could be read and is no
+    conflict's loser. since, until: failed from then on, and before then.
+    """
 
     status: str | None = None
     reason: str | None = None
     source: str | None = None
+    any_id: UUID | None = None
+    type: str | None = None
+    key: str | None = None
+    error_class: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """What is asked for, for the audit."""
+        return {name: str(value) for name, value in asdict(self).items() if value is not None}
+
+    @classmethod
+    def of_json(cls, stored: Mapping[str, Any]) -> Filter:
+        """What `as_json` wrote."""
+        read: dict[str, Callable[[str], Any]] = {
+            "any_id": UUID,
+            "since": datetime.fromisoformat,
+            "until": datetime.fromisoformat,
+        }
+        return cls(**{name: read.get(name, str)(value) for name, value in stored.items()})
 
 
 @dataclass(frozen=True)
@@ -113,8 +137,38 @@ def _named(row: RowMapping) -> dict[str, Any]:
 
 
 def _matching(wanted: Filter) -> list[ColumnElement[bool]]:
-    asked = ((failures.c.status, wanted.status), (failures.c.reason, wanted.reason), (failures.c.source, wanted.source))
-    return [column == value for column, value in asked if value is not None]
+    """The conditions of a filter: all of them must hold."""
+    asked = (
+        (failures.c.status, wanted.status),
+        (failures.c.reason, wanted.reason),
+        (failures.c.source, wanted.source),
+        (failures.c.error_class, wanted.error_class),
+    )
+    found: list[ColumnElement[bool]] = [column == value for column, value in asked if value is not None]
+    if wanted.any_id is not None:
+        found.append(or_(failures.c.failure_id == wanted.any_id, failures.c.event_id == wanted.any_id))
+    if wanted.since is not None:
+        found.append(failures.c.first_at >= wanted.since)
+    if wanted.until is not None:
+        found.append(failures.c.first_at < wanted.until)
+    if wanted.type is not None or wanted.key is not None:
+        found.append(_of_event(wanted))
+    return found
+
+
+def _of_event(wanted: Filter) -> ColumnElement[bool]:
+    """Type and key stand in `events`, which is found by way of `event_keys`. The failure of a conflict bears the id of the
+    event that was first, and not its type."""
+    here = (
+        event_keys.c.event_id == failures.c.event_id,
+        events.c.event_id == event_keys.c.event_id,
+        events.c.received_at == event_keys.c.accepted_at,
+    )
+    asked = ((events.c.type, wanted.type), (events.c.idempotency_key, wanted.key))
+    same = [column == value for column, value in asked if value is not None]
+    loses_its_type = wanted.type is not None
+    found = select(events.c.event_id).where(*here, *same).correlate(failures).exists()
+    return and_(found, failures.c.reason != Reason.IDEMPOTENCY_CONFLICT.value) if loses_its_type else found
 
 
 @dataclass(frozen=True)
@@ -122,7 +176,8 @@ class Letter:
     """What a failures row says about its dead letter.
 
     dlq_partition, dlq_offset: where the dead letter is that counts; None while it is still to be sent. A crash between
-    the broker's answer and the mark leaves a second copy elsewhere in the topic.
+    the broker's answer and the mark leaves a second copy elsewhere in the topic. wanted: the filter asks for it, whatever
+    its status.
     """
 
     failure_id: UUID
@@ -131,6 +186,7 @@ class Letter:
     source: str | None
     dlq_partition: int | None
     dlq_offset: int | None
+    wanted: bool = True
 
 
 @dataclass(frozen=True)
@@ -153,9 +209,10 @@ _LETTER = (
 _LOG_ORDER = (failures.c.topic, failures.c.partition, failures.c.offset, failures.c.appended_at)
 
 
-async def letters(db: AsyncConnection, failure_ids: Collection[UUID]) -> dict[UUID, Letter]:
-    """The rows of these failures."""
-    query = select(*_LETTER).where(failures.c.failure_id.in_(failure_ids))
+async def letters(db: AsyncConnection, failure_ids: Collection[UUID], wanted: Filter) -> dict[UUID, Letter]:
+    """The rows of these failures, each with whether the filter asks for it."""
+    asked = and_(true(), *_matching(replace(wanted, status=None))).label("wanted")
+    query = select(*_LETTER, asked).where(failures.c.failure_id.in_(failure_ids))
     return {row.failure_id: Letter(*row) for row in await db.execute(query)}
 
 
@@ -201,6 +258,29 @@ async def mark_replayed(db: AsyncConnection, failure_ids: Collection[UUID]) -> N
     nobody_closes = or_(failures.c.event_id.is_(None), failures.c.reason == Reason.IDEMPOTENCY_CONFLICT.value)
     mine = and_(failures.c.failure_id.in_(failure_ids), failures.c.status == OPEN, failures.c.dlq_offset.is_not(None))
     await db.execute(update(failures).where(mine, nobody_closes).values(status="replayed", last_at=func.now()))
+
+
+async def discard(db: AsyncConnection, wanted: Filter, *, until: datetime, most: int) -> int:
+    """Mark open failures, first seen before `until`, as discarded, at most `most`; returns how many. One whose dead letter
+    is still to be sent stays open: it must come to be in the topic first."""
+    chosen = (
+        select(failures.c.failure_id)
+        .where(
+            failures.c.status == OPEN,
+            failures.c.dlq_offset.is_not(None),
+            failures.c.first_at <= until,
+            *_matching(replace(wanted, status=None)),
+        )
+        .order_by(*_LOG_ORDER)
+        .limit(most)
+        .with_for_update(skip_locked=True)
+    )
+    done = await db.execute(
+        update(failures)
+        .where(failures.c.failure_id.in_(chosen), failures.c.status == OPEN)
+        .values(status="discarded", last_at=func.now())
+    )
+    return int(done.rowcount)
 
 
 def decode_headers(stored: Sequence[Mapping[str, Any]]) -> list[tuple[str, bytes | None]]:

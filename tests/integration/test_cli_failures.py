@@ -258,11 +258,16 @@ async def test_a_stop_ends_after_the_batch_and_the_rest_stays_open(place: Place)
         sent.extend(records)
         stop.set()
 
+    async def saved() -> None:
+        """Nothing to save."""
+
     async with database_of(settings) as db, open_reader(settings, place.topics.dlq) as reader:
         ends = await reader.ends()
         ones = in_ones(replay.from_topic(reader, await reader.beginnings(), ends))
-        tally = await replay.replay(db, ones, replay.Request(), publish=publish, stop=stop, progress=lambda tally: None)
-    assert (tally.read, tally.replayed, len(sent)) == (1, 1, 1)
+        pace = replay.Pace(None, stop, asyncio.get_running_loop().time)
+        run = replay.Run(replay.Request(), replay.Position(), replay.Tally(), publish, saved, stop, pace)
+        assert not await run.through(db, ones), "not to the end"
+    assert (run.tally.read, run.tally.replayed, len(sent)) == (1, 1, 1)
     assert (len(await place.failures("open")), len(await place.failures("replayed"))) == (3, 1)
 
 

@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-from infra.cli.dlq import _stopping_on_signals
+from infra.cli.sending import stopping_on_signals
 from tests.harness import eventually
 
 
@@ -18,7 +18,7 @@ async def test_the_first_signal_stops_after_the_batch_and_the_second_at_once(num
     inside = asyncio.Event()
 
     async def command() -> None:
-        with _stopping_on_signals(stop):
+        with stopping_on_signals(stop):
             inside.set()
             await asyncio.Event().wait()
 
