@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 ARGS ?=
+# Tests mostly wait for real services: more processes than cores, each with its own Kafka and Postgres.
+JOBS ?= 3
 BIN := .venv/bin
 READY := .venv/.ready
 
@@ -18,7 +20,7 @@ up: $(READY) ## Run everything here until Ctrl-C, for example: make up ARGS="--w
 	@$(BIN)/plutus up $(ARGS)
 
 test: check ## Check, then run every test on real Kafka and Postgres
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 check: $(READY) ## Format, lint and types, of the source and the tests
 	$(BIN)/ruff format --check .

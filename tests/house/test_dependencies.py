@@ -54,6 +54,7 @@ NOT_IMPORTED = {
     "poetry-core": ("pyproject.toml", 'build-backend = "poetry.core.masonry.api"'),
     "pytest-asyncio": ("pyproject.toml", 'asyncio_mode = "auto"'),
     "pytest-timeout": ("pyproject.toml", "timeout = "),
+    "pytest-xdist": ("Makefile", "--dist loadfile"),
     "ruff": ("Makefile", "$(BIN)/ruff"),
 }
 COMES_WITH = {
