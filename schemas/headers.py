@@ -49,3 +49,10 @@ def dead_letter_headers(original: RecordHeaders, about: dict[str, str | int | No
 def without_dead_letter_headers(headers: RecordHeaders) -> list[tuple[str, bytes | None]]:
     """The headers a record had before it was dead-lettered: what a replay sends."""
     return [header for header in headers if not header[0].startswith(DEAD_LETTER_PREFIX)]
+
+
+def original_headers(dead_letter: RecordHeaders) -> list[tuple[str, bytes | None]]:
+    """The headers that a record had before it became this dead letter: all that stand before ours. What stands after them
+    says the same in other dialects (`schemas.dialects`)."""
+    ours = next((n for n, (name, _) in enumerate(dead_letter) if name.startswith(DEAD_LETTER_PREFIX)), len(dead_letter))
+    return list(dead_letter[:ours])

@@ -1,4 +1,5 @@
-"""`plutus dlq`: `replay [ID]` sends dead letters back to the events topic, as they were; `jobs` tells who did so, and when.
+"""`plutus dlq`: `replay [ID]` sends dead letters back to the events topic, as they were; `reconcile`
+repairs topic and failures table from each other; `jobs` tells who did what, and when.
 
 Each event takes effect once, however often it is replayed. What fails again becomes a new failure and a new dead letter.
 Ctrl-C stops after the batch that is under way, a second one at once; `--resume` goes on where it stopped or died.
@@ -68,6 +69,14 @@ def register(app: typer.Typer) -> None:
 
         run(replay)
 
+    @group.command("reconcile")
+    def reconcile(
+        dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be repaired.")] = False,
+        as_json: AsJson = False,
+    ) -> None:
+        """Compare the failures table with the dead-letter topic, and repair either from the other."""
+        run(lambda: _reconcile(dry_run, as_json))
+
     @group.command("jobs")
     def jobs_(
         limit: Annotated[int, typer.Option(min=1, max=10_000, help="The latest so many.")] = 20,
@@ -75,6 +84,12 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Who replayed, retried, discarded or reconciled what, when, and how far it came."""
         run(lambda: _jobs(limit, as_json))
+
+
+async def _reconcile(dry_run: bool, as_json: bool) -> int:
+    from infra.cli.reconciling import reconcile
+
+    return await reconcile(dry_run=dry_run, as_json=as_json)
 
 
 async def _jobs(limit: int, as_json: bool) -> int:

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, RowMapping, Text, and_, cast, func, or_, select, true, tuple_, update
+from sqlalchemy import ColumnElement, RowMapping, Text, and_, cast, false, func, or_, select, true, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from infra.runtime.tables import event_keys, events, failures
@@ -211,7 +211,8 @@ _LOG_ORDER = (failures.c.topic, failures.c.partition, failures.c.offset, failure
 
 async def letters(db: AsyncConnection, failure_ids: Collection[UUID], wanted: Filter) -> dict[UUID, Letter]:
     """The rows of these failures, each with whether the filter asks for it."""
-    asked = and_(true(), *_matching(replace(wanted, status=None))).label("wanted")
+    # A comparison with a missing source is neither true nor false in SQL.
+    asked = func.coalesce(and_(true(), *_matching(replace(wanted, status=None))), false()).label("wanted")
     query = select(*_LETTER, asked).where(failures.c.failure_id.in_(failure_ids))
     return {row.failure_id: Letter(*row) for row in await db.execute(query)}
 

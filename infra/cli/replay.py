@@ -24,7 +24,7 @@ from infra.cli.output import UNREACHABLE, Failure
 from infra.cli.queries import OPEN, Filter, Letter
 from infra.cli.reader import Reader
 from infra.runtime.producer import Producer, Receipt, Record
-from schemas.headers import DEAD_LETTER_PREFIX, first, without_dead_letter_headers
+from schemas.headers import DEAD_LETTER_PREFIX, RecordHeaders, first, original_headers, without_dead_letter_headers
 
 FAILURE_ID = f"{DEAD_LETTER_PREFIX}failure-id"
 _PUBLISH_SECONDS = 30.0
@@ -204,8 +204,8 @@ def of_record(record: Any) -> DeadLetter:
     """The dead letter in a record of the dead-letter topic."""
     headers = list(record.headers)
     return DeadLetter(
-        _uuid(first(headers, FAILURE_ID)),
-        Record(record.key, record.value, without_dead_letter_headers(headers)),
+        failure_id_of(headers),
+        Record(record.key, record.value, original_headers(headers)),
         (record.partition, record.offset),
     )
 
@@ -329,7 +329,9 @@ def _record(content: queries.Content) -> Record:
     return Record(content.key, content.value, without_dead_letter_headers(content.headers))
 
 
-def _uuid(text: bytes | None) -> UUID | None:
+def failure_id_of(headers: RecordHeaders) -> UUID | None:
+    """The failure that a dead letter names, None where it names none."""
+    text = first(headers, FAILURE_ID)
     try:
         return UUID(text.decode()) if text else None
     except (UnicodeDecodeError, ValueError):
