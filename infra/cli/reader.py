@@ -58,6 +58,8 @@ class Reader:
             Failure: the broker fell silent, or a record cannot be decoded.
         """
         open_ends = {TopicPartition(self._topic, p): end for p, end in ends.items() if starts.get(p, 0) < end}
+        if not open_ends:
+            return  # assigning nothing would make the client forget the topic
         self._consumer.unsubscribe()
         self._consumer.assign(list(open_ends))
         for partition in open_ends:

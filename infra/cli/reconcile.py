@@ -143,14 +143,17 @@ class Reconciliation:
             return Finding.CONTRADICTED if await _has_row(self.db, row) else Finding.NO_ROW
         return Finding.NO_ROW if await _insert(self.db, row) else Finding.CONTRADICTED
 
-    async def table(self, ends: Mapping[int, int]) -> None:
-        """From the open rows to the dead letters: those whose place is within what was read, and was not seen there."""
+    async def table(self, ends: Mapping[int, int], ends_now: Callable[[], Awaitable[Mapping[int, int]]]) -> None:
+        """From the open rows to the dead letters: those whose place was read and holds something else, and those whose
+        place is beyond the end (the topic was made anew). A place between the two ends is newer than what was read."""
         after: UUID | None = None
         while rows := await _placed(self.db, after):
             after = rows[-1]["failure_id"]
+            last = await ends_now()  # later than the rows: whatever they name was in the topic by now
             for row in rows:
-                within = row["dlq_offset"] < ends.get(row["dlq_partition"], 0)
-                if within and row["failure_id"] not in self.in_place:
+                partition, offset = row["dlq_partition"], row["dlq_offset"]
+                is_newer = ends.get(partition, 0) <= offset < last.get(partition, 0)
+                if not is_newer and row["failure_id"] not in self.in_place:
                     await self._of_row(row)
 
     async def _of_row(self, row: Mapping[str, Any]) -> None:
@@ -177,7 +180,7 @@ async def run(
 ) -> None:
     """Both ways, over what was in the topic at the start."""
     await reconciliation.topic(reader.read(starts, ends), progress)
-    await reconciliation.table(ends)
+    await reconciliation.table(ends, reader.ends)
 
 
 def row_of(failure_id: UUID, letter: Letter) -> dict[str, Any] | None:
