@@ -8,10 +8,10 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test check format lock lock-kafka clean
+.PHONY: help demo up test test-containers check format docs lock lock-kafka clean
 
 help: ## Show this
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
 
 demo: $(READY) ## Run the main job on real input, on real Kafka and Postgres, and check every count
 	@$(BIN)/plutus demo $(ARGS)
@@ -22,6 +22,9 @@ up: $(READY) ## Run everything here until Ctrl-C, for example: make up ARGS="--w
 test: check ## Check, then run every test on real Kafka and Postgres
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
+test-containers: $(READY) ## Build the images and run the whole compose file, where a Docker API answers
+	PLUTUS_CONTAINERS=required $(BIN)/python -m pytest tests/integration/test_containers_run.py $(ARGS)
+
 check: $(READY) ## Format, lint and types, of the source and the tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -30,6 +33,9 @@ check: $(READY) ## Format, lint and types, of the source and the tests
 format: $(READY) ## Format the code and mend what the linter can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(READY) ## Renew what of the documents is made from the code
+	$(BIN)/python -m tests.docs.documents
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
