@@ -14,6 +14,7 @@ from tests.house.test_imports import DECIDES
 CATCHES_ALL = {
     # Ends in `raise`: only to leave nothing behind.
     "infra.runtime.raw_producer:connect": "tears the half-started client down, raises on",
+    "infra.runtime.telemetry:Telemetry.span": "marks the span as failed, raises on",
     "infra.local.stack:LocalStack.start": "stops what was started, raises on",
     "ingest_gateway.connections:Connections.fetch": "drops the connection, whatever became of it, raises on",
     "ingest_gateway.keys:PostgresKeys._connect": "terminates the half-prepared connection, raises on",
