@@ -233,6 +233,7 @@ def _shared(
         probes=Backoff(1.0, 2.0, settings.breaker_probe_ceiling),
         breaker=Breaker(settings.breaker_deaths_in_a_row, settings.breaker_share),
         dlq_topic=settings.kafka_dlq_topic,
+        dialects=settings.dlq_header_dialects,
         size=BatchSize(settings.worker_batch_records),
         batch_bytes=settings.worker_batch_bytes,
         produce_timeout=settings.kafka_request_timeout,

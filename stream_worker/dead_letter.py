@@ -8,11 +8,13 @@ holds the partition: backlog rather than loss.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import asyncpg
 
 from infra.runtime.producer import NotAccepted, Receipt, Record, Result, Unknown
+from schemas.dialects import extra_headers
 from schemas.headers import dead_letter_headers
 from stream_worker import store
 from stream_worker.records import instant
@@ -37,7 +39,14 @@ class DeadLettersHeld(Exception):
 
 
 async def flush(
-    db: asyncpg.Connection, sender: Sender, dlq_topic: str, *, topic: str, partition: int, timeout: float
+    db: asyncpg.Connection,
+    sender: Sender,
+    dlq_topic: str,
+    *,
+    topic: str,
+    partition: int,
+    timeout: float,
+    dialects: Sequence[str] = (),
 ) -> int:
     """Send every unsent dead letter of a partition, oldest first; returns how many were acknowledged.
 
@@ -45,7 +54,7 @@ async def flush(
 
     Args:
         db: a connection outside any transaction: each mark stands for itself.
-        timeout: seconds for each record.
+        timeout: seconds for each record. dialects: what headers also speak, see `schemas.dialects`.
 
     Raises:
         DeadLettersHeld: one was not acknowledged; those after it were not tried.
@@ -53,7 +62,8 @@ async def flush(
     sent = 0
     while letters := await store.unsent_dead_letters(db, topic, partition, _PAGE):
         for letter in letters:
-            record = Record(letter.key, letter.value, dead_letter_headers(letter.headers, letter.about))
+            headers = dead_letter_headers(letter.headers, letter.about) + extra_headers(dialects, letter.about)
+            record = Record(letter.key, letter.value, headers)
             match await sender.send(dlq_topic, record, timeout):
                 case Receipt() as receipt:
                     await store.mark_dead_letter(

@@ -77,6 +77,7 @@ class Shared:
     probes: Backoff
     breaker: Breaker
     dlq_topic: str
+    dialects: Sequence[str]
     size: BatchSize
     batch_bytes: int
     produce_timeout: float
@@ -303,6 +304,7 @@ class Partition:
             topic=self.claim.topic,
             partition=self.claim.partition,
             timeout=self._shared.produce_timeout,
+            dialects=self._shared.dialects,
         )
         self._shared.metrics.dead_letters_sent.inc(sent)
         timeout = self._shared.produce_timeout

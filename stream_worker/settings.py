@@ -64,6 +64,9 @@ class WorkerSettings(RuntimeSettings):
         "process", description="Records whose Kafka key is not their source: process and count, or dead-letter them."
     )
     strict_schemas: bool = Field(False, description="Refuse events whose type and version have no registered schema.")
+    dlq_header_dialects: tuple[Literal["connect", "spring"], ...] = Field(
+        (), description="Dialects that dead letters' headers also speak, beside ours: a JSON list of connect, spring."
+    )
     replay_limit: int = Field(10, ge=1, description="How often one event may run, and the same bytes be dead-lettered.")
 
     worker_watchdog: Seconds = Field(

@@ -59,7 +59,9 @@ async def test_what_cannot_be_processed_is_in_both_places_with_its_bytes(
         Record(None, b"[]"),
         event(0, do="fail"),
     ]
-    async with worker_process(stack, database, topics, tmp_path, WORKER_HANDLERS=HANDLERS) as worker:
+    async with worker_process(
+        stack, database, topics, tmp_path, WORKER_HANDLERS=HANDLERS, DLQ_HEADER_DIALECTS='["connect"]'
+    ) as worker:
         await produce(stack, topics.events, [*bad, event(1)])
         await until_drained(stack, topics, worker)
         assert await effects(database) == Counter({"k1": 1})
@@ -78,7 +80,7 @@ async def test_what_cannot_be_processed_is_in_both_places_with_its_bytes(
         headers = dict(letter.headers)
         row = by_id[headers["plutus-dlq-failure-id"].decode()]
         assert headers["plutus-dlq-reason"].decode() == row["reason"]
-        assert headers["plutus-dlq-topic"].decode() == topics.events
+        assert headers["plutus-dlq-topic"].decode() == headers["__connect.errors.topic"].decode() == topics.events
         origin = (headers["plutus-dlq-partition"], headers["plutus-dlq-offset"])
         assert origin == (b"%d" % row["partition"], b"%d" % row["offset"])
     first = next(r for r in letters if r.value == b"\xff\x00junk")
