@@ -12,7 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 
-from ingest_gateway import openapi
+from ingest_gateway import docs_page, openapi
 from ingest_gateway.control import ScrapeFailed
 from ingest_gateway.events import EventStatus, StatusUnavailable
 from ingest_gateway.health import Check, examine
@@ -60,6 +60,10 @@ def web(status: EventStatus, checks: list[Check], scrape: Callable[[], Awaitable
         if found is None:
             return _response(problem(Kind.NOT_FOUND, "No event with this id has been remembered."))
         return _json(200, found)
+
+    @app.get("/docs", include_in_schema=False)
+    async def documentation() -> Response:
+        return Response(docs_page.page(app.openapi()), media_type="text/html")
 
     @app.get("/healthz", summary="Is the process alive.")
     async def healthz() -> Response:
