@@ -16,6 +16,7 @@ import asyncpg
 import pytest
 
 from infra.runtime.producer import Record
+from tests.cli_kit import environment, plutus
 from tests.harness import (
     Service,
     connected,
@@ -175,6 +176,26 @@ async def test_only_those_with_one_reason(place: Place) -> None:
     await place.drained()
     assert await place.effects() == {"k1": 1}
     assert await place.count(place.topics.events) == 3, "the other one was not sent"
+
+
+async def test_what_is_not_one_line_with_a_key_is_not_carried_and_plutus_carries_it(
+    place: Place, database: str
+) -> None:
+    """Interleaving 19: kcat tears a value with a line break in two, and what comes of it is refused: no effect, and no
+    harm to the original, which `plutus dlq replay` sends back byte for byte."""
+    tool("kcat", "a replay of two lines")
+    one = event("torn", "bug").value or b""
+    torn = one.replace(b", ", b",\n", 1)
+    await place.send(Record(b"shop", torn), Record(None, event("keyless", "bug").value))
+    await place.db.execute("INSERT INTO mended DEFAULT VALUES")
+    await place.replay("kcat")
+    reasons = await place.db.fetch("SELECT reason FROM failures WHERE event_id IS NULL")
+    assert [row[0] for row in reasons] == ["malformed_json"] * 2, "the two halves"
+    assert await place.effects() == {"keyless": 1}, "an empty key is as good as none"
+    ran = await plutus("dlq", "replay", "--key", "torn", env=environment(place.stack, database, place.topics))
+    assert ran.code == 0, ran.err
+    await place.drained()
+    assert await place.effects() == {"keyless": 1, "torn": 1}
 
 
 @pytest.mark.parametrize("which", TOOLS)
