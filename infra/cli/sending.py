@@ -119,6 +119,7 @@ async def _run(
         try:
             done = await run.through(db, batches)
         except Failure:
+            await saved(Status.STOPPED)  # Kafka failed us; the database is still there
             if job_id is not None:
                 say(f"go on with: plutus dlq replay --resume {job_id}")
             raise
