@@ -23,7 +23,8 @@ ANYWAY = Request(anyway=True)
 
 def row(status: str = "open", place: tuple[int, int] | None = HERE, *, wanted: bool = True) -> Letter:
     """A failures row whose dead letter is at `place`."""
-    return Letter(ID, status, "malformed_json", None, *(place or (None, None)), wanted=wanted)
+    partition, offset = place or (None, None)
+    return Letter(ID, status, "malformed_json", None, partition, offset, wanted=wanted)
 
 
 def letter(place: tuple[int, int] | None = HERE) -> DeadLetter:
