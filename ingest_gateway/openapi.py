@@ -16,7 +16,12 @@ def describe(document: dict[str, Any], limits: Limits) -> dict[str, Any]:
     """Add the ingest route and its schemas to FastAPI's document, and return it."""
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
     schemas.update(Envelope=_envelope(limits), Accepted=_ACCEPTED, Problem=_PROBLEM)
-    document.setdefault("paths", {})[INGEST] = {"post": _operation(limits)}
+    paths = document.setdefault("paths", {})
+    for operation in [each for methods in paths.values() for each in methods.values()]:
+        operation["responses"].pop("422", None)  # FastAPI's own, which it never gives here: what is no id is a 404
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    paths[INGEST] = {"post": _operation(limits)}
     return document
 
 
