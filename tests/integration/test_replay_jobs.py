@@ -212,7 +212,10 @@ async def test_a_replay_that_is_killed_goes_on_where_it_was(place: Place, origin
     job = await place.job()
     assert job["status"] == "running", "it had no time to say anything"
     resumed = await place.counts("--resume", str(job["job_id"]))
-    assert (resumed["read"], resumed["replayed"]) == (COUNT, COUNT)
+    # Killed between the acknowledgement and the note of it, a batch of ten is looked at again, and may be settled by then.
+    assert COUNT - 10 <= resumed["read"] <= COUNT
+    assert resumed["replayed"] + resumed["skipped"]["not_open"] == resumed["read"]
+    assert resumed["replayed"] >= COUNT - 10
     assert await place.records() <= before + COUNT + 10, "at most the batch under way was sent twice"
     await place.drained()
     assert await place.effects() == [1] * COUNT
