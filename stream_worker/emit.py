@@ -3,7 +3,7 @@
     from stream_worker import Event, Transaction, handler
     from stream_worker.emit import emit
 
-    @handler(type="payment_completed")
+    @handler(type="order_paid")
     async def ship(event: Event, tx: Transaction) -> None:
         await tx.execute("INSERT INTO paid (order_id) VALUES ($1)", event.data["order_id"])
         await emit(
@@ -171,11 +171,6 @@ class _Emitted:
         if len(events.encode(self.event())) > EDGE.body_bytes:
             raise TooLarge(f"The event is larger than {EDGE.body_bytes} bytes.")
 
-    def record(self) -> Record:
-        """The record that carries it."""
-        event = self.event()
-        return Record(event.partition_key(spread=True), events.encode(event), _HEADERS)
-
 
 def _read(row: asyncpg.Record) -> _Emitted:
     return _Emitted(
@@ -201,6 +196,12 @@ async def _fetchval(tx: Any, statement: str, *arguments: Any) -> Any:
     return await alchemy.fetchval(tx, statement, *arguments)
 
 
+async def unpublished(db: asyncpg.Connection, topic: str, partition: int, most: int) -> list[tuple[int, Event]]:
+    """The next events that wait to be published for a partition, with the numbers of their rows."""
+    rows = await db.fetch(_SQL["unpublished"], topic, partition, most)
+    return [(row["n"], _read(row).event()) for row in rows]
+
+
 async def publish(db: asyncpg.Connection, sender: Publisher, topic: str, partition: int, *, timeout: float) -> int:
     """Publish what was emitted under the claims of a partition, in that order; returns how many were acknowledged.
 
@@ -213,10 +214,10 @@ async def publish(db: asyncpg.Connection, sender: Publisher, topic: str, partiti
         EmittedHeld: one was not acknowledged; it and what was not tried stay in the outbox.
     """
     sent = 0
-    while rows := await db.fetch(_SQL["unpublished"], topic, partition, _PAGE):
-        records = [_read(row).record() for row in rows]
+    while waiting := await unpublished(db, topic, partition, _PAGE):
+        records = [Record(event.partition_key(spread=True), events.encode(event), _HEADERS) for _, event in waiting]
         results = await sender.publish(topic, records, timeout)
-        done = [row["n"] for row, result in zip(rows, results, strict=True) if isinstance(result, Receipt)]
+        done = [n for (n, _), result in zip(waiting, results, strict=True) if isinstance(result, Receipt)]
         await db.execute(_SQL["forget_published"], topic, partition, done)
         sent += len(done)
         for result in results:

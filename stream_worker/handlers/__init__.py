@@ -1,12 +1,13 @@
 """Handlers: the user's code, run once per event, inside the transaction that records the event.
 
+    from collections.abc import Sequence
     from stream_worker import Event, Transaction, handler
 
-    @handler(type="greeting")                       one event at a time
+    @handler(type="greeting")               # one event at a time
     async def greet(event: Event, tx: Transaction) -> None:
         await tx.execute("INSERT INTO greetings (event_id, text) VALUES ($1, $2)", event.id, event.data["text"])
 
-    @handler(type="wave", batch=True)               a list of events in log order, for speed
+    @handler(type="wave", batch=True)       # a list of events in log order, for speed
     async def wave(events: Sequence[Event], tx: Transaction) -> None:
         await tx.copy_records_to_table("waves", records=[(event.id,) for event in events], columns=["event_id"])
 

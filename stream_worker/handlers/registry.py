@@ -5,10 +5,12 @@ wins: source and type before type before source; among those, one version before
 leave two that are equally exact for some event is refused when it is registered: the same match twice, or two ranges
 that overlap.
 
-    @handler(type="order")                          every order
-    @handler(type="order", version=">=2,<3")        but those of version 2.x
-    @handler(type="order", version="2.1")           and of these, 2.1
-    @handler(type="order", source="kiosk")          and whatever version a kiosk sends
+    handler(type="order")(take_order)                          # every order
+    handler(type="order", version=">=2,<3")(take_order_2)      # but those of version 2.x
+    handler(type="order", version="2.1")(take_order_2_1)       # and of these, 2.1
+    handler(type="order", source="kiosk")(take_kiosks)         # and whatever version a kiosk sends
+
+(Written as calls to have them side by side; `@handler(...)` above a function is the usual form.)
 
 An event that none matches is stored as PROCESSED with `handled_by` null, or dead-lettered where UNHANDLED=dead.
 """

@@ -1,9 +1,9 @@
 """What a handler asks for, read from its signature once, when it is registered.
 
-    async def handle(event, tx)                                       one event, the asyncpg connection
-    async def handle(events: Sequence[Event], tx: AsyncSession)       a batch, the transaction as an SQLAlchemy session
-    async def handle(event, tx, payload: TransferRequested)           and the payload as the model it must fit
-    async def handle(events, tx, payloads: Sequence[OrderPlaced])     the same for a batch
+    async def one(event, tx): ...                                     # one event, the asyncpg connection
+    async def several(events: Sequence[Event], tx: AsyncSession): ... # a batch, the transaction as an SQLAlchemy session
+    async def typed(event, tx, payload: TransferRequested): ...       # and the payload as the model it must fit
+    async def all_typed(events, tx, payloads: Sequence[PaymentCompleted]): ...
 
 Two or three positional parameters; their names are free. What cannot be right is refused here, before any event is read.
 """

@@ -13,6 +13,11 @@ LOADED_BY = {
     "ingest_gateway/queries.sql": {"ingest_gateway.events", "ingest_gateway.keys"},
     "stream_worker/emit.sql": {"stream_worker.emit"},
     "stream_worker/queries.sql": {"stream_worker.store"},
+    "stream_worker/testing/queries.sql": {
+        "stream_worker.testing.chaos",
+        "stream_worker.testing.copies",
+        "stream_worker.testing.tables",
+    },
     "infra/runtime/partitions.sql": {"infra.runtime.partitions"},
 }
 ROLES = "migrations/roles.sql"  # for psql, not for the processes
@@ -25,11 +30,14 @@ IN_PYTHON = {
     "ingest_gateway.events": "SELECT 1: are you there?",
     "stream_worker.app": "SET LOCAL lock_timeout, around the start hooks",
     "stream_worker.run": "savepoints around handlers",
+    "stream_worker.testing": "the names of tables and databases, which take no parameter",
 }
 WOVEN = {
     # Where a name is put into SQL, which takes no parameter there. Never a value, never anything from outside.
     "migrations.versions.0001_tables:downgrade": "the names of its own tables and functions",
     "infra.local.postgres:Postgres._make_data": "the name of the local database, a constant",
+    "stream_worker.testing.copies:copied": "the name of a test's copy, and of its original, quoted by the server",
+    "stream_worker.testing.tables:Reader.read": "the name of a test's table, quoted by the server",
 }
 
 RUNS = {"execute", "executemany", "fetch", "fetchrow", "fetchval", "fetchmany", "cursor", "prepare", "exec_driver_sql"}
