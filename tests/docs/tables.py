@@ -5,6 +5,7 @@ A table stands in its document between `<!-- begin: NAME -->` and `<!-- end: NAM
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -59,8 +60,8 @@ def _default(field: FieldInfo) -> str:
     value: Any = field.get_default()
     if value is None:
         return "unset"
-    if isinstance(value, frozenset):
-        return "`[]`" if not value else f"`{sorted(value)}`"
+    if isinstance(value, frozenset | tuple):
+        return f"`{json.dumps(sorted(value))}`"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
     if isinstance(value, float):

@@ -115,6 +115,16 @@ def test_every_link_leads_somewhere(document: str) -> None:
         assert path or anchor in headings, target
 
 
+@pytest.mark.parametrize(
+    "document", ["README.md", "ARCHITECTURE.md", "OPERATIONS.md", "SECURITY.md", "CONTRIBUTING.md"]
+)
+def test_every_file_that_a_document_names_exists(document: str) -> None:
+    there = {f"/{path.relative_to(ROOT)}" for path in ROOT.rglob("*") if path.suffix in (".py", ".sql", ".sh", ".lock")}
+    shown = set(readme.files())
+    for named in re.findall(r"`([\w/.]+\.(?:py|sql|sh|lock))`", (ROOT / document).read_text()):
+        assert named in shown or any(path.endswith(f"/{named}") for path in there), named
+
+
 def test_every_promise_names_its_test() -> None:
     rows = re.findall(
         r"^\| (.+) \| (.+) \|$", README.read_text().partition("## Guarantees")[2].partition("\n## ")[0], re.M
