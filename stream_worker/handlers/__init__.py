@@ -28,6 +28,7 @@ in `stream_worker.emit`. Tests: `stream_worker.testing`.
 
 Deadline: one call may take `timeout=` seconds, WORKER_HANDLER_TIMEOUT where it does not say (of a batch handler, the call
 with the whole batch). Past it the call is cancelled, what it wrote is undone, and the event is retried (`handler_timeout`).
+It must stay below the time after which Postgres ends an idle transaction, 0.6 x WORKER_SESSION_TIMEOUT.
 """
 
 from __future__ import annotations

@@ -29,8 +29,8 @@ rollback to it, and its close does nothing.
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from typing import Any, Final
 
@@ -149,11 +149,23 @@ async def lent(tx: asyncpg.Connection, kind: type) -> AsyncIterator[AsyncConnect
         the driver's own exception where SQLAlchemy wrapped one; Permanent: a session was left behind after an error.
     """
     loan = _loan(tx)
-    connection = await _engine().connect()
-    session = kind(bind=connection, expire_on_commit=False) if issubclass(kind, AsyncSession) else None
+    with _unwrapped(loan):
+        connection = await _engine().connect()
+        session = kind(bind=connection, expire_on_commit=False) if issubclass(kind, AsyncSession) else None
+        try:
+            yield connection if session is None else session
+            await _keep(session or connection)
+        finally:
+            loan.over = True
+            if session is not None:
+                await session.close()
+            await connection.close()
+
+
+@contextmanager
+def _unwrapped(loan: _Loan) -> Iterator[None]:
     try:
-        yield connection if session is None else session
-        await _keep(session or connection)
+        yield
     except DBAPIError as error:
         loan.forget()
         raise _drivers(error) from None
@@ -161,11 +173,6 @@ async def lent(tx: asyncpg.Connection, kind: type) -> AsyncIterator[AsyncConnect
         raise Permanent("An error of the session was swallowed: roll it back, or use begin_nested().") from None
     except StatementError as error:
         raise error.orig or error from None
-    finally:
-        loan.over = True
-        if session is not None:
-            await session.close()
-        await connection.close()
 
 
 async def _keep(transaction: AsyncConnection | AsyncSession) -> None:

@@ -161,6 +161,8 @@ class Registry:
 
     def find(self, event: Event) -> Handler | None:
         """The handler of this event, None where nobody wants it."""
+        if not self._places:
+            return None
         source, type, version = event.source, event.type, event.schema_version
         # Names that nobody registered are all alike, so that what senders make up cannot fill the memory.
         wanted = (source if source in self._sources else None, type if type in self._types else None, version)
@@ -180,6 +182,11 @@ class Registry:
             if found is not None:
                 return found
         return None
+
+    def slower_than(self, seconds: float) -> list[str]:
+        """The names of handlers whose own deadline is longer than this."""
+        slow = {each.handler.name for each in self.registrations if (each.handler.timeout or 0) > seconds}
+        return sorted(slow)
 
     def names(self) -> list[str]:
         """The names of all handlers, sorted."""

@@ -41,7 +41,7 @@ class Asks:
 
 
 PLAIN = Asks()
-"""The event and the asyncpg connection."""
+"""The event and the asyncpg connection; the only object that says so."""
 
 
 def read(function: Callable[..., Any], *, batch: bool) -> Asks:
@@ -69,7 +69,8 @@ def _read(function: Callable[..., Any], batch: bool) -> Asks:
     hints = _hints(function)
     event, tx, *payload = (hints.get(p.name) for p in taken)
     _check_event(event, batch)
-    return Asks(_transaction(tx), _models(payload[0], batch) if payload else ())
+    asks = Asks(_transaction(tx), _models(payload[0], batch) if payload else ())
+    return PLAIN if asks == PLAIN else asks  # the very object, for the quick way
 
 
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
     from stream_worker import Event, Transaction, handler, in_thread
 
-    @handler(type="photo_uploaded", timeout=20)
+    @handler(type="photo_uploaded", timeout=10)
     async def keep_thumbnail(event: Event, tx: Transaction) -> None:
         small = await in_thread(thumbnail, event.data["image"])
         await tx.execute("INSERT INTO thumbnails (event_id, image) VALUES ($1, $2)", event.id, small)

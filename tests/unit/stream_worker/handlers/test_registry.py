@@ -137,6 +137,14 @@ def test_a_deadline_that_is_none_is_refused(seconds: float) -> None:
         Registry().handler(type="paid", timeout=seconds)
 
 
+def test_handlers_that_ask_for_more_time_than_there_is_are_named() -> None:
+    registry = Registry()
+    registry.handler(type="a", timeout=18.5, name="slow")(one)
+    registry.handler(type="b", timeout=18, name="just")(one)
+    registry.handler(type="c")(other)
+    assert registry.slower_than(18) == ["slow"]
+
+
 def test_an_empty_registry_finds_nothing() -> None:
     assert Registry().find(event(type="paid")) is None
 

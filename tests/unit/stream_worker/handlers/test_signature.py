@@ -74,7 +74,9 @@ async def many_typed(events: list[Event], tx: Transaction, payloads: Sequence[Tr
     ],
 )
 def test_what_is_asked_for(function: Callable[..., Any], batch: bool, asks: Asks) -> None:
-    assert read(function, batch=batch) == asks
+    found = read(function, batch=batch)
+    assert found == asks
+    assert (found is PLAIN) == (asks == PLAIN)
 
 
 def sync(event: Event, tx: Transaction) -> None: ...
