@@ -2,8 +2,8 @@
 
 PYTHON ?= python3
 ARGS ?=
-# Tests mostly wait for real services: more processes than cores, each with its own Kafka and Postgres.
-JOBS ?= 3
+# Test processes side by side, each with its own Kafka and Postgres; tests mostly wait for them.
+JOBS ?= 2
 BIN := .venv/bin
 READY := .venv/.ready
 

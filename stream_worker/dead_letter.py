@@ -20,6 +20,8 @@ from stream_worker import store
 from stream_worker.records import instant
 
 _PAGE = 200
+_TOO_LARGE = "too_large"
+_NO_BYTES = b""
 
 
 class Sender(Protocol):
@@ -64,7 +66,13 @@ async def flush(
         for letter in letters:
             headers = dead_letter_headers(letter.headers, letter.about) + extra_headers(dialects, letter.about)
             record = Record(letter.key, letter.value, headers)
-            match await sender.send(dlq_topic, record, timeout):
+            result = await sender.send(dlq_topic, record, timeout)
+            if isinstance(result, NotAccepted) and result.why == _TOO_LARGE:
+                # What unpacked to more than any topic takes would hold its partition for ever. The failures row has its
+                # bytes; the dead letter says where it came from, and that they are left out.
+                facts = {**letter.about, "left-out": "key, value and headers: see the failures table"}
+                result = await sender.send(dlq_topic, Record(_NO_BYTES, None, dead_letter_headers((), facts)), timeout)
+            match result:
                 case Receipt() as receipt:
                     await store.mark_dead_letter(
                         db, letter.failure_id, receipt.partition, receipt.offset, instant(receipt.timestamp)

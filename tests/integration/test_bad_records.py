@@ -36,7 +36,7 @@ LIMIT = 3
 LARGEST = SAFETY.body_bytes + 256 * 1024
 """max.message.bytes of these topics: more than the worker itself takes, so that there is something for it to refuse."""
 BATCH_OVERHEAD = 256
-WITHIN = 1.0
+WITHIN = 5.0  # alone on the machine it is well under a second; the suite runs beside other tests
 _SECONDS = 20.0
 MAIN, OTHER, BOMBED = 0, 1, 2  # partitions
 
@@ -490,14 +490,13 @@ async def _sent(bench: Bench, at: RecordMetadata) -> asyncpg.Record | None:
     return row if row is not None and row["dlq_offset"] is not None else None
 
 
-@pytest.mark.xfail(strict=True, reason="what unpacks to more than the dead-letter topic takes holds its partition")
 async def test_row_12_a_record_that_unpacks_to_more_than_any_topic_takes(bench: Bench) -> None:
     bomb = Record(b"s", bytes(LARGEST + (1 << 20)))
     at = await packed(bench, bomb, "gzip", BOMBED)
     await bench.seconds_to_the_next(MAIN)  # others flow
     row = await eventually(lambda: bench.failure(at), within=5, what="its failures row")
     assert row["reason"] in ("too_large", "crash_suspect")
-    await eventually(lambda: _sent(bench, at), within=3, what="its dead letter")
+    await eventually(lambda: _sent(bench, at), within=10, what="its dead letter, without the bytes that no topic takes")
 
 
 async def test_dead_by_setting(stack: Stack, database: str, topics: Topics, tmp_path: Path) -> None:
