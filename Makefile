@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 ARGS ?=
-# Test processes side by side, each with its own Kafka and Postgres; tests mostly wait for them.
+# Unit tests run side by side; what measures time or starves the services of their cores runs alone.
 JOBS ?= 2
 BIN := .venv/bin
 READY := .venv/.ready
@@ -20,7 +20,8 @@ up: $(READY) ## Run everything here until Ctrl-C, for example: make up ARGS="--w
 	@$(BIN)/plutus up $(ARGS)
 
 test: check ## Check, then run every test on real Kafka and Postgres
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests/unit tests/house $(ARGS)
+	$(BIN)/python -m pytest tests/contract tests/integration tests/docs tests/faults $(ARGS)
 
 test-containers: $(READY) ## Build the images and run the whole compose file, where a Docker API answers
 	PLUTUS_CONTAINERS=required $(BIN)/python -m pytest tests/integration/test_containers_run.py $(ARGS)
