@@ -38,11 +38,12 @@ class Running:
 
 
 @contextmanager
-def system(home: Path, *options: str, python_path: Path) -> Iterator[Running]:
+def system(home: Path, *options: str, python_path: Path, **settings: str) -> Iterator[Running]:
     """`plutus up OPTIONS`, ready; stopped as Ctrl-C does.
 
     Args:
         python_path: folder of handler modules.
+        settings: environment variables beside the addresses.
     """
     own = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
     environment = {
@@ -53,6 +54,7 @@ def system(home: Path, *options: str, python_path: Path) -> Iterator[Running]:
         "GATEWAY_PORT": "0",
         "NO_PROXY": "127.0.0.1,localhost",
         "NO_COLOR": "1",
+        **settings,
     }
     said = home.parent / "said"
     with said.open("wb") as log:

@@ -50,7 +50,8 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("readme")
     for name, text in readme.files().items():
         (folder / name).write_text(text)
-    with system(folder / "home", "--handlers", "points", python_path=folder) as started:
+    # The console pipe reads what comes back until it is over the limit: a low one makes that soon.
+    with system(folder / "home", "--handlers", "points", python_path=folder, REPLAY_LIMIT="2") as started:
         yield started
 
 
