@@ -123,7 +123,7 @@ def _messages() -> dict[str, Any]:
         "title": "Dead letter",
         "summary": "The refused record, byte for byte, with headers that say why. The value may be anything.",
         "headers": {"$ref": "#/components/schemas/DeadLetterHeaders"},
-        "payload": True,
+        "payload": {"description": "Whatever was refused: it need not be JSON."},
     }
     del dead["examples"]
     return {"event": event, "deadLetter": dead, **{name: _typed(name, event) for name in payloads.TYPES}}
