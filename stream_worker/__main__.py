@@ -12,12 +12,14 @@ from infra.runtime.settings import load_or_exit
 from stream_worker.app import run
 from stream_worker.settings import WorkerSettings
 
+_YOUNG_OBJECTS = 50_000  # a batch holds tens of thousands at once
+
 
 def main() -> int:
     """Run until stopped; 1 when something ended the work unasked, 2 for wrong settings."""
     settings = load_or_exit(WorkerSettings)
     log.configure(settings.log_level, settings.log_format, "worker")
-    quiet_collector()
+    quiet_collector(_YOUNG_OBJECTS)
     try:
         uvloop.run(run(settings))
     except ImportError as error:

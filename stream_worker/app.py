@@ -197,7 +197,7 @@ def _consumer(settings: WorkerSettings) -> AIOKafkaConsumer:
         fetch_max_wait_ms=250,
         metadata_max_age_ms=round(settings.worker_metadata_max_age * 1000),
         # The largest record the topic takes always fits, or it would be skipped.
-        max_partition_fetch_bytes=max(1 << 20, settings.kafka_max_message_bytes + 65_536),
+        max_partition_fetch_bytes=max(1 << 20, settings.dead_letter_bytes),
     )
 
 
