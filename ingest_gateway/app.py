@@ -57,7 +57,7 @@ class Gateway:
         self._pipeline = Pipeline(self._keys, publisher, self._deferred, breaker, policy, time.monotonic)
         self._background: list[asyncio.Task[None]] = []
         self.draining = False
-        registry = payload_schemas(strict=settings.gateway_strict_schemas)
+        registry = payload_schemas(strict=settings.strict_schemas)
         ingest = Ingest(self._pipeline, metrics, settings, self._telemetry, registry.check)
         behind = web(self._status, self._checks(), scrape, settings.limits)
         self.shell = Shell({INGEST: ingest}, behind, lambda: self.draining)

@@ -35,9 +35,6 @@ class GatewaySettings(RuntimeSettings):
     gateway_nodes: int = Field(EDGE.nodes, ge=1, description="Most values in a payload, containers included.")
     gateway_key_chars: int = Field(EDGE.key_chars, ge=1, le=255, description="Longest idempotency key.")
     gateway_source_chars: int = Field(EDGE.source_chars, ge=1, le=255, description="Longest source.")
-    gateway_strict_schemas: bool = Field(
-        False, description="Refuse events whose type and version have no registered payload schema."
-    )
     gateway_spread_sources: frozenset[str] = Field(
         frozenset(),
         description="JSON array of sources whose ordering_key chooses the partition; order breaks where this is switched.",

@@ -63,7 +63,6 @@ class WorkerSettings(RuntimeSettings):
     key_mismatch: Literal["process", "dead"] = Field(
         "process", description="Records whose Kafka key is not their source: process and count, or dead-letter them."
     )
-    strict_schemas: bool = Field(False, description="Refuse events whose type and version have no registered schema.")
     dlq_header_dialects: tuple[Literal["connect", "spring"], ...] = Field(
         (), description="Dialects that dead letters' headers also speak, beside ours: a JSON list of connect, spring."
     )

@@ -83,6 +83,12 @@ class RuntimeSettings(BaseSettings):
     )
     database_ssl_cafile: Path | None = Field(None, description="CA certificates (PEM) for verify-full.")
 
+    # --- payloads
+    strict_schemas: bool = Field(
+        False,
+        description="Refuse events whose type and version have no registered payload schema, over HTTP and Kafka.",
+    )
+
     # --- operations
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="Least severe level that is logged."
