@@ -18,12 +18,14 @@ from ingest_gateway.breaker import Breaker
 from ingest_gateway.deferred import Deferred
 from ingest_gateway.events import EventStatus
 from ingest_gateway.health import Check
+from ingest_gateway.intake import Intake
 from ingest_gateway.keys import PostgresKeys
 from ingest_gateway.metrics import Metrics
 from ingest_gateway.pipeline import Pipeline, Policy
 from ingest_gateway.publisher import KafkaPublisher
-from ingest_gateway.routes import INGEST, Ingest, Shell
+from ingest_gateway.routes import INGEST, Shell
 from ingest_gateway.settings import GatewaySettings
+from ingest_gateway.single import single
 from ingest_gateway.web import web
 from schemas.registry import default as payload_schemas
 
@@ -58,9 +60,10 @@ class Gateway:
         self._background: list[asyncio.Task[None]] = []
         self.draining = False
         registry = payload_schemas(strict=settings.strict_schemas)
-        ingest = Ingest(self._pipeline, metrics, settings, self._telemetry, registry.check)
+        intake = Intake(self._pipeline, metrics, self._telemetry, registry.check)
         behind = web(self._status, self._checks(), scrape, settings.limits)
-        self.shell = Shell({INGEST: ingest}, behind, lambda: self.draining)
+        ways_in = {INGEST: intake.endpoint(INGEST, single(settings.limits))}
+        self.shell = Shell(ways_in, behind, lambda: self.draining)
         metrics.in_flight.set_function(lambda: self._pipeline.in_flight)
         metrics.breaker_state.set_function(lambda: breaker.state)
         metrics.deferred_waiting.set_function(lambda: self._deferred.waiting)

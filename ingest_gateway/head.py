@@ -7,7 +7,7 @@ transfer coding other than chunked, any Upgrade (httptools hands an upgraded req
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from schemas.errors import Malformed, Reason, UnsupportedMedia
@@ -22,11 +22,24 @@ _VISIBLE = re.compile(rb"[\x21-\x7e]+")
 
 
 class Head:
-    """The headers an event's request may have; None where absent."""
+    """The headers an event's request may have; None where absent.
 
-    __slots__ = ("content_encoding", "content_length", "content_type", "idempotency_keys", "traceparent")
+    path, headers: the whole of both, for ways in that keep something elsewhere; header names are in lower case.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = (
+        "content_encoding",
+        "content_length",
+        "content_type",
+        "headers",
+        "idempotency_keys",
+        "path",
+        "traceparent",
+    )
+
+    def __init__(self, path: str = "", headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
+        self.path = path
+        self.headers = headers
         self.content_type: bytes | None = None
         self.content_encoding: bytes | None = None
         self.content_length: int | None = None
@@ -40,9 +53,10 @@ def read_head(scope: Scope) -> Head:
     Raises:
         Malformed: the connection-level rules above are broken.
     """
-    head = Head()
+    headers = scope["headers"]
+    head = Head(scope["path"], headers)
     hosts = 0
-    for name, value in scope["headers"]:
+    for name, value in headers:
         if name == b"host":
             hosts += 1
         elif name == b"content-type":

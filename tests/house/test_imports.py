@@ -41,7 +41,7 @@ KNOWN_BY: dict[str, set[str]] = {
     "fastapi": {"ingest_gateway.web"},
     "starlette": {"ingest_gateway.web"},
     "uvicorn": {"ingest_gateway.server", "ingest_gateway.http_protocol"},
-    "opentelemetry": {"infra.runtime.telemetry", "ingest_gateway.routes", "stream_worker.observe"},
+    "opentelemetry": {"infra.runtime.telemetry", "ingest_gateway.intake", "stream_worker.observe"},
     "prometheus_client": {
         "ingest_gateway.metrics",
         "ingest_gateway.sums",

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
+from ingest_gateway.answers import outcome_answer
 from ingest_gateway.outcomes import CONFLICT, DUPLICATE, Accepted, NotAccepted, Outcome, Overloaded, Unknown
 from ingest_gateway.problems import _KINDS, Kind, problem, rejected
-from ingest_gateway.routes import outcome_answer
 from schemas import errors
 from schemas.errors import FieldError, Invalid, Malformed, Reason, Rejected
 

@@ -13,11 +13,13 @@ from infra.runtime.telemetry import Telemetry, parse_traceparent
 from ingest_gateway.breaker import Breaker
 from ingest_gateway.deferred import Deferred
 from ingest_gateway.head import Head
+from ingest_gateway.intake import Intake, Receive
 from ingest_gateway.metrics import Metrics
 from ingest_gateway.pipeline import Pipeline, Policy
 from ingest_gateway.problems import Answer, Kind, problem
-from ingest_gateway.routes import INGEST, Ingest, Receive, Shell
+from ingest_gateway.routes import INGEST, Shell
 from ingest_gateway.settings import GatewaySettings
+from ingest_gateway.single import single
 from schemas.event import parse_envelope
 from schemas.registry import default
 from tests.fakes.gateway import MemoryKeys, MemoryLog
@@ -43,7 +45,8 @@ class Rig:
         policy = Policy(100, 3, max_in_flight, 5.0, False)
         deferred = Deferred(self.keys, breaker, 10)
         self.pipeline = Pipeline(self.keys, self.log, deferred, breaker, policy, lambda: 0.0)
-        ingest = Ingest(self.pipeline, self.metrics, SETTINGS, self.telemetry, default(strict=False).check)
+        intake = Intake(self.pipeline, self.metrics, self.telemetry, default(strict=False).check)
+        ingest = intake.endpoint(INGEST, single(SETTINGS.limits))
         self.shell = Shell({INGEST: ingest, "/crash": crash}, elsewhere, lambda: self.draining)
 
     async def call(
