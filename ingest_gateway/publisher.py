@@ -37,5 +37,6 @@ class KafkaPublisher:
     def _record(self, flight: Flight) -> Record:
         event = flight.event
         key = event.partition_key(spread=event.source in self._spread)
-        trace = flight.traceparent
-        return Record(key, flight.wire, _PLAIN if trace is None else gateway_headers(trace))
+        trace, encoding = flight.traceparent, event.payload_encoding
+        plain = trace is None and encoding == "json"
+        return Record(key, flight.wire, _PLAIN if plain else gateway_headers(trace, encoding))

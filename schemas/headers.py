@@ -15,14 +15,18 @@ CONTENT_TYPE: Final = "content-type"
 TRACEPARENT: Final = "traceparent"
 GATEWAY: Final = "plutus-gateway"
 """Set by the gateway: it remembers such a record itself, so a worker must not make it wait behind a handler."""
+PAYLOAD_ENCODING: Final = "plutus-payload-encoding"
+"""Of an event whose payload is a JSON string that stands for a body of another kind: `text` or `base64` (`schemas.opaque`)."""
 
 JSON: Final = b"application/json"
 DEAD_LETTER_PREFIX: Final = "plutus-dlq-"
 
 
-def gateway_headers(traceparent: bytes | None = None) -> list[tuple[str, bytes | None]]:
+def gateway_headers(traceparent: bytes | None = None, payload_encoding: str = "json") -> list[tuple[str, bytes | None]]:
     """The headers of a record that the gateway publishes."""
     headers: list[tuple[str, bytes | None]] = [(CONTENT_TYPE, JSON), (GATEWAY, b"1")]
+    if payload_encoding != "json":
+        headers.append((PAYLOAD_ENCODING, payload_encoding.encode()))
     if traceparent is not None:
         headers.append((TRACEPARENT, traceparent))
     return headers

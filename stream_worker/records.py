@@ -16,14 +16,17 @@ import msgspec
 
 from schemas.errors import Reason, Rejected
 from schemas.event import Event, parse_envelope
-from schemas.headers import GATEWAY, TRACEPARENT, RecordHeaders, first
+from schemas.headers import GATEWAY, PAYLOAD_ENCODING, TRACEPARENT, RecordHeaders, first
 from schemas.limits import SAFETY
+from schemas.opaque import BASE64, TEXT
 from stream_worker.outcomes import Dead
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST_MS = 253_402_300_799_999  # the end of the year 9999: beyond it Python has no datetime
 _HEADERS = 512
 _HEADER_BYTES = 32 * 1024
+_ENCODINGS: dict[bytes | None, str] = {encoding.encode(): encoding for encoding in (TEXT, BASE64)}
+"""What a header may say of a payload that is a string; anything else is as good as none."""
 
 
 class KafkaRecord(Protocol):
@@ -177,4 +180,8 @@ def _parse(record: KafkaRecord) -> Event:
         raise Rejected("The record's headers are too many or too large.", reason=Reason.HEADERS_TOO_LARGE)
     if record.value is None:
         raise Rejected("The record has no value.", reason=Reason.NULL_VALUE)
-    return parse_envelope(record.value, SAFETY)
+    event = parse_envelope(record.value, SAFETY)
+    encoding = first(headers, PAYLOAD_ENCODING) if headers else None
+    if encoding in _ENCODINGS and event.payload.startswith(b'"'):
+        return msgspec.structs.replace(event, payload_encoding=_ENCODINGS[encoding])
+    return event

@@ -164,7 +164,12 @@ def _schemas() -> dict[str, Any]:
                 headers.CONTENT_TYPE: ("string", "application/json."),
                 headers.TRACEPARENT: ("string", "W3C Trace Context. One that is not valid starts a new trace."),
                 headers.GATEWAY: ("string", "Set by the gateway alone."),
-            }
+                headers.PAYLOAD_ENCODING: (
+                    "string",
+                    "The payload is a string that stands for a body that is no JSON: its text, or its bytes in base64.",
+                ),
+            },
+            enums={headers.PAYLOAD_ENCODING: ["base64", "text"]},
         ),
         "DeadLetterHeaders": _headers(
             {headers.DEAD_LETTER_PREFIX + name: about for name, about in _DEAD_LETTER_FACTS.items()},

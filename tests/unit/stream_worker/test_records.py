@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.errors import Reason
-from schemas.headers import dead_letter_headers, without_dead_letter_headers
+from schemas.headers import PAYLOAD_ENCODING, dead_letter_headers, gateway_headers, without_dead_letter_headers
 from stream_worker import records, store
 from stream_worker.records import Item
 from tests.worker_kit import TOPIC, Raw, envelope
@@ -47,6 +47,33 @@ def test_reasons(value: bytes | None, reason: Reason) -> None:
     assert item.event is None
     assert item.dead is not None
     assert (item.dead.reason, item.dead.step) == (reason, "parse")
+
+
+@pytest.mark.parametrize(
+    ("payload", "header", "encoding"),
+    [
+        ("YQ==", b"base64", "base64"),
+        ("a", b"text", "text"),
+        ("a", None, "json"),
+        ("a", b"", "json"),
+        ("a", b"json", "json"),
+        ("a", b"TEXT", "json"),
+        ("a", b"\xff", "json"),
+        ({"a": 1}, b"text", "json"),
+        (1, b"base64", "json"),
+    ],
+)
+def test_a_header_says_what_a_string_stands_for(payload: object, header: bytes | None, encoding: str) -> None:
+    item = read(envelope("k", payload), [(PAYLOAD_ENCODING, header)])
+    assert item.event is not None
+    assert item.event.payload_encoding == encoding
+
+
+@pytest.mark.parametrize("encoding", ["json", "text", "base64"])
+def test_what_the_gateway_says_of_a_payload_is_read(encoding: str) -> None:
+    event = read(envelope("k", "a"), gateway_headers(payload_encoding=encoding)).event
+    assert event is not None
+    assert event.payload_encoding == encoding
 
 
 def test_headers_beyond_the_limits_are_refused_and_odd_ones_are_not() -> None:
