@@ -1,7 +1,8 @@
 """The head of a request: what its headers say, read once and strictly, whatever the route.
 
 Refused for every route, because a proxy in front may read it differently: not exactly one Host (RFC 9112 section 3.2), a
-transfer coding other than chunked, any Upgrade (httptools hands an upgraded request to the application without its body).
+transfer coding other than chunked, any Upgrade and CONNECT (httptools hands such a request to the application without its
+body).
 """
 
 from __future__ import annotations
@@ -73,6 +74,8 @@ def read_head(scope: Scope) -> Head:
             raise Malformed("Transfer-Encoding may only be chunked.")
         elif name == b"upgrade":
             raise Malformed("Upgrade is not supported.")
+    if scope["method"] == "CONNECT":
+        raise Malformed("CONNECT is not supported.")
     if hosts != 1 and (hosts > 1 or scope["http_version"] != "1.0"):
         raise Malformed("A request must have exactly one Host header.")
     return head

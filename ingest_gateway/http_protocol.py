@@ -1,12 +1,16 @@
-"""uvicorn's httptools protocol with the limits it lacks: time for a head and a body, bytes and number of headers.
+"""uvicorn's httptools protocol with the limits it lacks: time for a head, a body and a reader, bytes and number of headers.
 
-    no first byte in time              closed
+    no request begun in time           closed
     head not complete in time          408, closed
     body not complete in time          408, closed; nothing of it reaches the application
-    head over its bytes or headers     431, closed
+    head over its bytes or headers     431, closed; 414 where it is the target
+    trailers, padded chunks            400, closed; nothing of it reaches the application
+    answers not read in time           closed
 
-A timer exists only while a request is incomplete after what was read, so a request that came in one piece costs none. An
-answer that is complete at once is one write: uvicorn's two cost a system call and a packet more.
+A request that is refused here is answered after those that were sent before it on the connection: a client would take the
+refusal for the answer to the first one. A timer exists only while a request is incomplete after what was read, so a request
+that came in one piece costs none. An answer that is complete at once is one write: uvicorn's two cost a system call and a
+packet more.
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ class ConnectionLimits(NamedTuple):
     first_byte: float
     head: float
     body: float
+    read: float
     head_bytes: int
     headers: int
 
@@ -42,6 +47,17 @@ class _Phase(Enum):
 
 class _HeadTooLarge(Exception):
     """Raised inside the parser's callbacks to stop it."""
+
+
+class _Trailer(Exception):
+    """Raised inside the parser's callbacks to stop it: a header after the body, which the application was never shown."""
+
+
+_REQUEST_LINE = 24
+"""Bytes of a request's first line and last line break beside its target."""
+_HEADER_LINE = 4
+_CHUNK_LINES = 32
+"""Bytes around a chunk's data that need no explanation; beyond them and a head's worth in all, it is padding."""
 
 
 class OneWriteCycle(RequestResponseCycle):
@@ -89,45 +105,111 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._phase = _Phase.NOTHING
         self._timed = _Phase.NOTHING
         self._timer: TimerHandle | None = None
+        self._unread: TimerHandle | None = None
+        self._before: RequestResponseCycle | None = None
+        self._begun = False
+        self._ended = False
         self._head_bytes = 0
+        self._untold = 0
+        self._padding = 0
         self._too_large = False
+        self._refusal: Answer | None = None
+        self._refused_after: RequestResponseCycle | None = None
 
     def connection_made(self, transport: BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
+        # Whatever the kernel does not take at once starts the reader's deadline.
+        self.transport.set_write_buffer_limits(high=0)
         self._timer = self.loop.call_later(self._limits.first_byte, self._expired)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
+        if self._unread is not None:
+            self._unread.cancel()
         super().connection_lost(exc)
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unread = self.loop.call_later(self._limits.read, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+
     def data_received(self, data: bytes) -> None:
-        if self._timer is not None and self._timed is _Phase.NOTHING:
-            self._disarm()
+        if self._refusal is not None:
+            return
+        # The callbacks take off what they are told; what is left is framing, or a header that is not complete yet.
+        self._untold = len(data)
+        self._begun = self._ended = False
         super().data_received(data)
-        if self._phase is _Phase.HEAD:
-            # The parser tells of a header only once it is complete; until then what it holds is counted here.
-            self._head_bytes += len(data)
-            if self._head_bytes > self._limits.head_bytes and not self.transport.is_closing():
-                self._too_large = True
-                self.send_400_response("")
+        if self._untold > 0:
+            self._count_untold()
         if self._phase is not self._timed:
             self._disarm()
             if self._phase is not _Phase.NOTHING and not self.transport.is_closing():
                 self._timed = self._phase
                 seconds = self._limits.head if self._phase is _Phase.HEAD else self._limits.body
                 self._timer = self.loop.call_later(seconds, self._expired)
+        if self._phase is _Phase.NOTHING and self._timer is None and self.timeout_keep_alive_task is None:
+            self._keep_alive()
+
+    def _count_untold(self) -> None:
+        if self._phase is _Phase.HEAD:
+            if self._begun:
+                return
+            self._head_bytes += self._untold
+            if self._head_bytes > self._limits.head_bytes:
+                self._too_large = True
+                self.send_400_response("")
+        else:
+            self._padding += self._untold
+            if self._padding > self._limits.head_bytes:
+                # A request whose end has just been read was not looked at yet: that is the loop's next turn.
+                own = self.cycle if self._ended or self._phase is _Phase.BODY else None
+                self._refuse(problem(Kind.MALFORMED, "The request is padded."), own)
+
+    def _keep_alive(self) -> None:
+        """uvicorn starts this when it has answered; but stray line breaks stop it, and a body may end after its answer."""
+        idle = self.cycle is not None and self.cycle.response_complete and not self.pipeline
+        if idle and not self.transport.is_closing():
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._phase = _Phase.HEAD
-        self._head_bytes = 0
+        self._begun = True
+        self._head_bytes = self._padding = 0
+        self._untold -= _REQUEST_LINE
+
+    def on_url(self, url: bytes) -> None:
+        super().on_url(url)
+        self._told_of_head(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self._phase is _Phase.BODY:
+            raise _Trailer
         super().on_header(name, value)
-        self._head_bytes += len(name) + len(value)
+        self._told_of_head(len(name) + len(value) + _HEADER_LINE)
+
+    def _told_of_head(self, count: int) -> None:
+        self._untold -= count
+        self._head_bytes += count
         if self._head_bytes > self._limits.head_bytes or len(self.headers) > self._limits.headers:
             self._too_large = True
             raise _HeadTooLarge
+
+    def on_chunk_header(self) -> None:
+        """A chunk of a body begins."""
+        self._untold -= _CHUNK_LINES
+
+    def on_body(self, body: bytes) -> None:
+        self._untold -= len(body)
+        super().on_body(body)
 
     def on_headers_complete(self) -> None:
         """As uvicorn's, with our cycle, and without what is switched off here (WebSocket, limit_concurrency)."""
@@ -142,7 +224,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         scope["path"] = unquote(path) if "%" in path else path
         scope["raw_path"] = url.path
         scope["query_string"] = url.query or b""
-        before = self.cycle
+        before = self._before = self.cycle
         self.cycle = OneWriteCycle(
             scope=scope,
             transport=self.transport,
@@ -164,36 +246,65 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._phase = _Phase.NOTHING
+        self._ended = True
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
         """What uvicorn calls for a request that its parser refuses: here with a problem document."""
-        if self._too_large:
+        own = self.cycle if self._phase is _Phase.BODY else None
+        if self._too_large and not self.headers:
+            self._refuse(problem(Kind.URI_TOO_LONG, f"A target may have {self._limits.head_bytes} bytes."), own)
+        elif self._too_large:
             most = f"A head may have {self._limits.head_bytes} bytes and {self._limits.headers} headers."
-            self._refuse(problem(Kind.HEADERS_TOO_LARGE, most))
+            self._refuse(problem(Kind.HEADERS_TOO_LARGE, most), own)
         else:
-            self._refuse(problem(Kind.MALFORMED, "This is not an HTTP/1.1 request."))
+            self._refuse(problem(Kind.MALFORMED, "This is not an HTTP/1.1 request that the gateway reads."), own)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        after = self._refused_after
+        if self._refusal is not None and after is not None and after.response_complete:
+            self._write_refusal(self._refusal)
 
     def _expired(self) -> None:
         if self._phase is _Phase.NOTHING:
             self.transport.close()
         else:
-            self._refuse(problem(Kind.REQUEST_TIMEOUT, "The request did not arrive in time."))
+            own = self.cycle if self._phase is _Phase.BODY else None
+            self._refuse(problem(Kind.REQUEST_TIMEOUT, "The request did not arrive in time."), own)
 
-    def _refuse(self, answer: Answer) -> None:
+    def _refuse(self, answer: Answer, own: RequestResponseCycle | None) -> None:
+        """Answer the request that is being read, after those before it, and close. Nothing more is read.
+
+        Args:
+            own: what the application sees of that request, once its head was read.
+        """
+        before = self.cycle if own is None else self._before
         self._phase = _Phase.NOTHING
         self._disarm()
         if self.transport.is_closing():
             return
-        answering = self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete
-        if not answering:
-            head = [STATUS_LINE[answer.status]]
-            for name, value in (*self.server_state.default_headers, *answer.headers, (b"connection", b"close")):
-                head += [name, b": ", value, b"\r\n"]
-            self.transport.write(b"".join([*head, b"\r\n", answer.body]))
-        if self.cycle is not None and not self.cycle.response_complete:
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
+        self._refusal = answer
+        if own is not None:
+            if self.pipeline:
+                self.pipeline.popleft()  # it waits for its turn, which will not come
+            elif own.response_started:
+                self.transport.close()  # answered before it was read to its end; there is no second answer
+                return
+            own.disconnected = True
+            own.message_event.set()
+        if before is None or before.response_complete:
+            self._write_refusal(answer)
+        else:
+            self._refused_after = before
+
+    def _write_refusal(self, answer: Answer) -> None:
+        if self.transport.is_closing():
+            return
+        head = [STATUS_LINE[answer.status]]
+        for name, value in (*self.server_state.default_headers, *answer.headers, (b"connection", b"close")):
+            head += [name, b": ", value, b"\r\n"]
+        self.transport.write(b"".join([*head, b"\r\n", answer.body]))
         self.transport.close()
 
     def _disarm(self) -> None:

@@ -31,6 +31,7 @@ class Kind(Enum):
     METHOD_NOT_ALLOWED = (405, "Method Not Allowed")
     REQUEST_TIMEOUT = (408, "Request Timeout")
     CONTENT_TOO_LARGE = (413, "Content Too Large")
+    URI_TOO_LONG = (414, "URI Too Long")
     UNSUPPORTED_MEDIA_TYPE = (415, "Unsupported Media Type")
     INVALID_EVENT = (422, "The event breaks a rule")
     IDEMPOTENCY_CONFLICT = (422, "The idempotency key belongs to another payload")

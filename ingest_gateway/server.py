@@ -32,6 +32,7 @@ def make_server(app: App, settings: GatewaySettings) -> Server:
         first_byte=settings.gateway_first_byte_timeout,
         head=settings.gateway_head_timeout,
         body=settings.gateway_body_timeout,
+        read=settings.gateway_read_timeout,
         head_bytes=settings.gateway_head_bytes,
         headers=settings.gateway_headers,
     )

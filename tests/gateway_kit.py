@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
@@ -49,53 +50,6 @@ class Answer(NamedTuple):
         return str(json.loads(self.body)["code"])
 
 
-class Wire:
-    """A TCP connection to the gateway, for requests that no HTTP client would send."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader = reader
-        self.writer = writer
-
-    @classmethod
-    @asynccontextmanager
-    async def to(cls, gateway: Service) -> AsyncIterator[Wire]:
-        """Connect, and hang up at the end."""
-        url = httpx.URL(gateway.url)
-        wire = cls(*await asyncio.open_connection(url.host, url.port))
-        try:
-            yield wire
-        finally:
-            wire.writer.close()
-            with suppress(ConnectionError):
-                await wire.writer.wait_closed()
-
-    async def send(self, data: bytes) -> None:
-        """Write; what the server no longer wants to read is lost."""
-        try:
-            self.writer.write(data)
-            await self.writer.drain()
-        except ConnectionError:
-            pass
-
-    async def answer(self, within: float = 20.0) -> Answer:
-        """The next answer, by its Content-Length."""
-        async with asyncio.timeout(within):
-            status_line, *lines = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1").splitlines()
-            headers = {
-                name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines if line)
-            }
-            body = await self.reader.readexactly(int(headers["content-length"]))
-        return Answer(int(status_line.split()[1]), headers, body, headers.get("connection") == "close")
-
-    async def ended(self, within: float = 20.0) -> bytes:
-        """Whatever else comes until the server closes."""
-        async with asyncio.timeout(within):
-            try:
-                return await self.reader.read()
-            except ConnectionError:
-                return b""
-
-
 def request(body: bytes, *headers: str, target: str = INGEST, method: str = "POST", length: int | None = None) -> bytes:
     """A request as bytes; `length` in place of the body's own."""
     lines = [
@@ -106,3 +60,85 @@ def request(body: bytes, *headers: str, target: str = INGEST, method: str = "POS
         *headers,
     ]
     return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body
+
+
+class Heard(NamedTuple):
+    """What came back on a connection: whole answers, what was no answer, and whether the server ended it."""
+
+    answers: list[Answer]
+    rest: bytes
+    ended: bool
+
+
+class Line:
+    """A bare TCP connection: it sends while it listens, and a reset takes nothing from what had arrived before it."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        self._loop = asyncio.get_running_loop()
+        self._arrived = b""
+        self.ended = False
+
+    @classmethod
+    @asynccontextmanager
+    async def to(cls, gateway: Service) -> AsyncIterator[Line]:
+        """Connect, and hang up at the end."""
+        url = httpx.URL(gateway.url)
+        with socket.socket() as connection:
+            connection.setblocking(False)
+            async with asyncio.timeout(10):
+                await asyncio.get_running_loop().sock_connect(connection, (url.host, url.port))
+            yield cls(connection)
+
+    async def send(self, data: bytes, *, half_close: bool = False) -> None:
+        """Write; what the server no longer wants to read is lost."""
+        with suppress(ConnectionError):
+            await self._loop.sock_sendall(self._socket, data)
+            if half_close:
+                self._socket.shutdown(socket.SHUT_WR)
+
+    async def hear(self, count: int, within: float = 20.0) -> Heard:
+        """The next `count` answers, or fewer where the server ends the connection before."""
+        answers: list[Answer] = []
+        async with asyncio.timeout(within):
+            while len(answers) < count:
+                answer = self._next()
+                if answer is not None:
+                    answers.append(answer)
+                elif self.ended:
+                    break
+                else:
+                    await self._read()
+        return Heard(answers, b"" if answers else self._arrived, self.ended)
+
+    async def exchange(self, data: bytes, *, half_close: bool = False, within: float = 20.0) -> Heard:
+        """Send, and meanwhile listen for one answer and, where it says so, for the end after it."""
+        sending = asyncio.create_task(self.send(data, half_close=half_close))
+        try:
+            heard = await self.hear(1, within)
+            if heard.answers and heard.answers[0].closed:
+                heard = heard._replace(ended=(await self.hear(1, within)).ended)
+            return heard
+        finally:
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
+
+    async def _read(self) -> None:
+        try:
+            data = await self._loop.sock_recv(self._socket, 65_536)
+        except ConnectionError:
+            data = b""
+        self._arrived += data
+        self.ended = not data
+
+    def _next(self) -> Answer | None:
+        head, found, rest = self._arrived.partition(b"\r\n\r\n")
+        if not found:
+            return None
+        status_line, *lines = head.decode("latin-1").split("\r\n")
+        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+        length = int(headers.get("content-length", 0))
+        if len(rest) < length:
+            return None
+        self._arrived = rest[length:]
+        return Answer(int(status_line.split()[1]), headers, rest[:length], headers.get("connection") == "close")

@@ -13,7 +13,7 @@ HOST = (b"host", b"gateway")
 
 
 def scope(*headers: tuple[bytes, bytes], version: str = "1.1") -> dict[str, Any]:
-    return {"path": "/", "headers": list(headers), "http_version": version}
+    return {"method": "POST", "path": "/", "headers": list(headers), "http_version": version}
 
 
 def head(**values: Any) -> Head:
