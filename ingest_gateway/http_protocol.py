@@ -129,10 +129,12 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
+        """What the client does not read now, it must read in time."""
         super().pause_writing()
         self._unread = self.loop.call_later(self._limits.read, self.transport.abort)
 
     def resume_writing(self) -> None:
+        """It has read."""
         super().resume_writing()
         if self._unread is not None:
             self._unread.cancel()
@@ -187,6 +189,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._untold -= _REQUEST_LINE
 
     def on_url(self, url: bytes) -> None:
+        """A part of the target."""
         super().on_url(url)
         self._told_of_head(len(url))
 
@@ -208,6 +211,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._untold -= _CHUNK_LINES
 
     def on_body(self, body: bytes) -> None:
+        """A part of the body."""
         self._untold -= len(body)
         super().on_body(body)
 
@@ -261,6 +265,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self._refuse(problem(Kind.MALFORMED, "This is not an HTTP/1.1 request that the gateway reads."), own)
 
     def on_response_complete(self) -> None:
+        """The next request on the connection may be answered, or the refusal that waits."""
         super().on_response_complete()
         after = self._refused_after
         if self._refusal is not None and after is not None and after.response_complete:
