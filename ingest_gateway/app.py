@@ -54,6 +54,7 @@ class Gateway:
             max_in_flight=settings.gateway_max_in_flight,
             queue_timeout=settings.gateway_queue_timeout,
             reject_in_outage=settings.dedup_outage == "reject",
+            bytes_in_flight=settings.gateway_max_bytes - settings.gateway_max_bytes // 4,
         )
         publisher = KafkaPublisher(self._producer, settings, metrics)
         self._pipeline = Pipeline(self._keys, publisher, self._deferred, breaker, policy, time.monotonic)

@@ -6,6 +6,7 @@
     head over its bytes or headers     431, closed; 414 where it is the target
     trailers, padded chunks            400, closed; nothing of it reaches the application
     answers not read in time           closed
+    no room for an unfinished body     429, closed; what came in one piece needs none
 
 A request that is refused here is answered after those that were sent before it on the connection: a client would take the
 refusal for the answer to the first one. A timer exists only while a request is incomplete after what was read, so a request
@@ -37,6 +38,14 @@ class ConnectionLimits(NamedTuple):
     headers: int
 
 
+class Room:
+    """The bytes of unfinished bodies, of all connections of a process, and how many there may be."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.used = 0
+
+
 class _Phase(Enum):
     """What of a request is still to come."""
 
@@ -53,6 +62,8 @@ class _Trailer(Exception):
     """Raised inside the parser's callbacks to stop it: a header after the body, which the application was never shown."""
 
 
+_ROOM_AGAIN = 1
+"""Seconds after which unfinished bodies are worth another try: most take milliseconds."""
 _REQUEST_LINE = 24
 """Bytes of a request's first line and last line break beside its target."""
 _HEADER_LINE = 4
@@ -99,9 +110,12 @@ class OneWriteCycle(RequestResponseCycle):
 class LimitedHttpProtocol(HttpToolsProtocol):
     """One connection."""
 
-    def __init__(self, limits: ConnectionLimits, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, limits: ConnectionLimits, room: Room, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._limits = limits
+        self._room = room
+        self._body = 0
+        self._held = 0
         self._phase = _Phase.NOTHING
         self._timed = _Phase.NOTHING
         self._timer: TimerHandle | None = None
@@ -110,6 +124,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._begun = False
         self._ended = False
         self._head_bytes = 0
+        self._unfinished = 0
         self._untold = 0
         self._padding = 0
         self._too_large = False
@@ -126,6 +141,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._disarm()
         if self._unread is not None:
             self._unread.cancel()
+        self._hold(0)
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
@@ -149,6 +165,10 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         super().data_received(data)
         if self._untold > 0:
             self._count_untold()
+        if self._phase is _Phase.BODY:
+            self._hold(0 if self.cycle.response_complete else self._body)
+        elif self._held:
+            self._hold(0)
         if self._phase is not self._timed:
             self._disarm()
             if self._phase is not _Phase.NOTHING and not self.transport.is_closing():
@@ -158,12 +178,20 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         if self._phase is _Phase.NOTHING and self._timer is None and self.timeout_keep_alive_task is None:
             self._keep_alive()
 
+    def _hold(self, count: int) -> None:
+        """Of the request that is being read, this process holds so many bytes now."""
+        self._room.used += count - self._held
+        self._held = count
+        if count and self._room.used > self._room.size:
+            answer = problem(Kind.OVERLOADED, "Send it again after the time given.", retry_after=_ROOM_AGAIN)
+            self._refuse(answer, self.cycle)
+
     def _count_untold(self) -> None:
         if self._phase is _Phase.HEAD:
             if self._begun:
                 return
-            self._head_bytes += self._untold
-            if self._head_bytes > self._limits.head_bytes:
+            self._unfinished += self._untold
+            if self._head_bytes + self._unfinished > self._limits.head_bytes:
                 self._too_large = True
                 self.send_400_response("")
         else:
@@ -185,7 +213,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self._phase = _Phase.HEAD
         self._begun = True
-        self._head_bytes = self._padding = 0
+        self._head_bytes = self._unfinished = self._padding = self._body = 0
         self._untold -= _REQUEST_LINE
 
     def on_url(self, url: bytes) -> None:
@@ -201,6 +229,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     def _told_of_head(self, count: int) -> None:
         self._untold -= count
+        self._unfinished = 0
         self._head_bytes += count
         if self._head_bytes > self._limits.head_bytes or len(self.headers) > self._limits.headers:
             self._too_large = True
@@ -213,6 +242,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """A part of the body."""
         self._untold -= len(body)
+        self._body += len(body)
         super().on_body(body)
 
     def on_headers_complete(self) -> None:
@@ -287,6 +317,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         before = self.cycle if own is None else self._before
         self._phase = _Phase.NOTHING
         self._disarm()
+        self._hold(0)
         if self.transport.is_closing():
             return
         self._refusal = answer

@@ -1,6 +1,8 @@
 """What every way in shares, so that a new one is only a `Reader`: a function from a request to a `Submission`.
 
-    admission     429 before anything is read, while too much is in flight
+    admission     429 before anything is read, while nobody gets in (`admission.py`). While it depends on the source, which
+                  stands in the body, a body that is not there at once is not waited for, and an event of a source above
+                  its share is refused once it is read
     reading       the way in's own part. It raises Rejected for what it refuses and Disconnected for a body cut short;
                   nothing of such a request is published. `read_body` reads a body within its limit
     the schema    the payload is checked against its registered schema, whatever way it came in
@@ -20,7 +22,8 @@ import asyncio
 import functools
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple
+from contextlib import nullcontext
+from typing import Any, Final, NamedTuple
 
 from opentelemetry.trace import SpanKind
 
@@ -28,11 +31,14 @@ from infra.runtime.telemetry import Telemetry, parse_traceparent, traceparent
 from ingest_gateway.answers import outcome_answer
 from ingest_gateway.head import Head
 from ingest_gateway.metrics import Metrics
-from ingest_gateway.outcomes import Outcome, Unknown
+from ingest_gateway.outcomes import Outcome, Overloaded, Unknown
 from ingest_gateway.pipeline import Pipeline
 from ingest_gateway.problems import Answer, rejected
 from schemas.errors import Malformed, Rejected, TooLarge
 from schemas.event import Event
+
+_PATIENCE: Final = 0.1
+"""Seconds that a body may take while it depends on its source whether the event gets in."""
 
 Receive = Callable[[], Awaitable[Any]]
 Endpoint = Callable[[Head, Receive], Awaitable[Answer]]
@@ -88,11 +94,13 @@ class Intake:
         began = self._clock()
         refusal = self._pipeline.overloaded
         if refusal is not None:
-            self._metrics.count(refusal, self._clock() - began)
-            return outcome_answer(refusal, "")
+            return self._refused(refusal, began)
         try:
-            event, wire, parent = await read(head, receive)
+            async with asyncio.timeout(_PATIENCE) if self._pipeline.crowded else nullcontext():
+                event, wire, parent = await read(head, receive)
             self._check(event)
+        except TimeoutError:
+            return self._refused(self._pipeline.refusal(), began)
         except Rejected as error:
             self._metrics.count_rejected(error.reason, self._clock() - began)
             return rejected(error)
@@ -112,6 +120,10 @@ class Intake:
             outcome = Unknown("stopping")
         self._metrics.count(outcome, self._clock() - began)
         return outcome_answer(outcome, str(event.id))
+
+    def _refused(self, refusal: Overloaded, began: float) -> Answer:
+        self._metrics.count(refusal, self._clock() - began)
+        return outcome_answer(refusal, "")
 
     async def _submit_traced(self, route: str, event: Event, wire: bytes, parent: bytes | None) -> Outcome:
         attributes = {"http.request.method": "POST", "http.route": route, "messaging.message.id": str(event.id)}

@@ -23,6 +23,7 @@ from uuid import UUID
 from infra.runtime import log
 from infra.runtime.producer import Receipt
 from infra.runtime.producer import Result as Published
+from ingest_gateway.admission import Admission
 from ingest_gateway.breaker import Breaker
 from ingest_gateway.decide import Known, Remembered, against, remembered
 from ingest_gateway.outcomes import (
@@ -111,6 +112,7 @@ class Policy(NamedTuple):
     max_in_flight: int
     queue_timeout: float
     reject_in_outage: bool
+    bytes_in_flight: int = 64 * 1024 * 1024
 
 
 class Pipeline:
@@ -146,13 +148,25 @@ class Pipeline:
         self._kick_scheduled = False
         self._sweep_scheduled = False
         self._last_turn: asyncio.Future[None] | None = None
-        self.in_flight = 0
+        self._admission = Admission(policy.max_in_flight, policy.bytes_in_flight)
+
+    @property
+    def in_flight(self) -> int:
+        """Events being worked on."""
+        return self._admission.in_flight
 
     @property
     def overloaded(self) -> Overloaded | None:
-        """The refusal to give now, before any work on an event; None while there is room."""
-        if self.in_flight < self._policy.max_in_flight:
-            return None
+        """The refusal to give now, before any work on a request; None while there is room for somebody."""
+        return self.refusal() if self._admission.full else None
+
+    @property
+    def crowded(self) -> bool:
+        """Whether it depends on an event's source if it gets in."""
+        return self._admission.crowded
+
+    def refusal(self) -> Overloaded:
+        """The answer to one too many: come back when what is in flight should be done."""
         return Overloaded(self._pace.seconds_for(self.in_flight, self._clock()))
 
     async def submit(self, event: Event, wire: bytes, traceparent: bytes | None = None) -> Outcome:
@@ -162,10 +176,8 @@ class Pipeline:
             wire: the envelope on one line, the record's value.
             traceparent: W3C trace header for the record.
         """
-        refusal = self.overloaded
-        if refusal is not None:
-            return refusal
-        self.in_flight += 1
+        if not self._admission.enter(event.source, len(wire)):
+            return self.refusal()
         try:
             while True:
                 leader = self._flights.get(event.id)
@@ -178,7 +190,7 @@ class Pipeline:
                 if outcome is not None:
                     return outcome
         finally:
-            self.in_flight -= 1
+            self._admission.leave(event.source, len(wire))
 
     async def drain(self) -> None:
         """Wait until nothing is in flight. Each flight has its deadlines, so this ends."""

@@ -11,7 +11,7 @@ from collections.abc import Generator
 
 import uvicorn
 
-from ingest_gateway.http_protocol import ConnectionLimits, LimitedHttpProtocol
+from ingest_gateway.http_protocol import ConnectionLimits, LimitedHttpProtocol, Room
 from ingest_gateway.routes import App
 from ingest_gateway.settings import GatewaySettings
 
@@ -39,7 +39,7 @@ def make_server(app: App, settings: GatewaySettings) -> Server:
     return Server(
         uvicorn.Config(
             app,
-            http=functools.partial(LimitedHttpProtocol, limits),  # type: ignore[arg-type]
+            http=functools.partial(LimitedHttpProtocol, limits, Room(settings.gateway_max_bytes // 4)),  # type: ignore[arg-type]
             loop="none",
             ws="none",
             lifespan="off",

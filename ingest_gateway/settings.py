@@ -42,7 +42,16 @@ class GatewaySettings(RuntimeSettings):
     )
 
     # --- admission and batching
-    gateway_max_in_flight: int = Field(1024, ge=1, description="Requests a process works on; more are answered 429.")
+    gateway_max_in_flight: int = Field(
+        1024,
+        ge=1,
+        description="Events a process works on; up to a quarter more of sources below their share. Others are answered 429.",
+    )
+    gateway_max_bytes: int = Field(
+        64 * 1024 * 1024,
+        ge=1024 * 1024,
+        description="Bytes of bodies a process holds, a quarter of them for bodies still on their way. More are answered 429.",
+    )
     gateway_batch_size: int = Field(256, ge=1, le=5000, description="Most events of one micro-batch.")
     gateway_batches: int = Field(3, ge=1, le=64, description="Micro-batches in flight; each has its own connection.")
 

@@ -237,6 +237,33 @@ async def test_beyond_the_bound_events_are_refused_with_a_time_and_room_comes_ba
     assert rig.pipeline.in_flight == 0
 
 
+async def test_at_twice_the_capacity_all_of_it_is_used_and_only_the_noisy_source_is_refused() -> None:
+    """A batch of 10 a turn, and 18 events of one source and 2 of others come in each."""
+    rig = Rig(POLICY._replace(max_in_flight=40, batch_size=10, batches=1), held=True)
+    outcomes: dict[str, list[Outcome]] = {"noisy": [], "quiet": []}
+    waited: list[int] = []
+
+    async def send(turn: int, number: int, source: str) -> None:
+        outcome = await rig.submit(event(f"{turn}-{number}", 1, source))
+        outcomes["noisy" if source == "noisy" else "quiet"].append(outcome)
+        if isinstance(outcome, Accepted):
+            waited.append(turns - turn)
+
+    turns, tasks = 0, []
+    for turns in range(60):
+        sources = ["noisy"] * 18 + ["quiet-a", "quiet-b"]
+        tasks += [asyncio.create_task(send(turns, number, source)) for number, source in enumerate(sources)]
+        for _ in range(3):  # look, publish, remember: one batch lands in each turn
+            await until_quiet()
+            rig.steps.release()
+    accepted = sum(isinstance(one, Accepted) for one in (*outcomes["noisy"], *outcomes["quiet"]))
+    assert accepted >= 0.9 * 10 * turns
+    assert max(waited) <= 50 // 10 + 1, "nobody waits longer than the reserve takes to drain"
+    assert all(isinstance(one, Accepted) for one in outcomes["quiet"])
+    assert {type(one) for one in outcomes["noisy"]} == {Accepted, Overloaded}
+    await release_all(rig.steps, tasks)  # type: ignore[arg-type]
+
+
 async def test_what_waits_too_long_for_a_batch_is_refused_and_was_not_published() -> None:
     rig = Rig(POLICY._replace(batches=1, queue_timeout=0.0), held=True)
     stuck = rig.start(event("a"))

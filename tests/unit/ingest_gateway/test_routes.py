@@ -23,7 +23,7 @@ from ingest_gateway.single import single
 from schemas.event import parse_envelope
 from schemas.registry import default
 from tests.fakes.gateway import MemoryKeys, MemoryLog
-from tests.harness import envelope
+from tests.harness import envelope, eventually
 
 SETTINGS = GatewaySettings(
     kafka_bootstrap_servers="unused:1",
@@ -57,6 +57,7 @@ class Rig:
         kind: bytes | None = b"application/json",
         headers: tuple[tuple[bytes, bytes], ...] = (),
         cut: bool = False,
+        receive: Receive | None = None,
     ) -> Any:
         """The answer to a request whose body comes in these chunks: (status, headers, document); None for none."""
         messages = [{"type": "http.request", "body": one, "more_body": True} for one in chunks]
@@ -64,7 +65,7 @@ class Rig:
         incoming = iter([*messages, end])
         sent: list[Any] = []
 
-        async def receive() -> Any:
+        async def said() -> Any:
             return next(incoming)
 
         async def send(message: Any) -> None:
@@ -78,7 +79,7 @@ class Rig:
             "http_version": "1.1",
             "headers": [(b"host", b"h"), *named, *headers],
         }
-        await self.shell(scope, receive, send)
+        await self.shell(scope, receive or said, send)
         if not sent:
             return None
         return sent[0]["status"], dict(sent[0]["headers"]), json.loads(sent[1]["body"])
@@ -185,6 +186,29 @@ async def test_too_many_in_flight_are_refused_before_the_body_is_read() -> None:
     assert (status, document["code"]) == (429, "overloaded")
     assert int(headers[b"retry-after"]) >= 1
     assert rig.count("overloaded") == 1
+
+
+async def test_while_it_depends_on_the_source_a_body_is_not_waited_for() -> None:
+    rig = Rig(max_in_flight=8)
+    rig.keys.steps.held = True
+    inside = [asyncio.create_task(rig.call(envelope("noisy", f"k{number}", 1))) for number in range(8)]
+    await eventually(lambda: rig.pipeline.crowded)
+    never = asyncio.get_running_loop().create_future()
+
+    async def receive() -> Any:
+        return await never
+
+    status, headers, document = await rig.call(receive=receive)
+    assert (status, document["code"]) == (429, "overloaded")
+    assert int(headers[b"retry-after"]) >= 1
+    assert (await rig.call(envelope("noisy", "one-more", 1)))[0] == 429
+    assert (await rig.call(b"not JSON"))[0] == 400
+    inside.append(asyncio.create_task(rig.call(envelope("quiet", "k", 1))))
+    await eventually(lambda: rig.pipeline.in_flight == 9)
+    rig.keys.steps.held = False
+    while rig.keys.steps.waiting:
+        rig.keys.steps.release()
+    assert [answer[0] for answer in await asyncio.gather(*inside)] == [202] * 9
 
 
 async def test_only_post_is_taken_and_the_path_is_exact() -> None:

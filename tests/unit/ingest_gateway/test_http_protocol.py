@@ -1,0 +1,167 @@
+"""One connection to the server in this process: its deadlines, its room, and the order of its answers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from ingest_gateway.server import listen, make_server
+from ingest_gateway.settings import GatewaySettings
+from tests.gateway_kit import Line, request
+from tests.harness import eventually
+
+SETTINGS: dict[str, Any] = {"kafka_bootstrap_servers": "unused:1", "database_url": "postgresql://u:p@unused/db"}
+LONG = b"x" * 400_000
+
+
+class Application:
+    """Answers each POST with the length of its body, a GET with a long body; a POST to /hold waits to be let go."""
+
+    def __init__(self) -> None:
+        self.go = asyncio.Event()
+        self.heard: list[Any] = []
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        size, more = 0, scope["path"] != "/early"
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                self.heard.append("disconnect")
+                return
+            size += len(message["body"])
+            more = message["more_body"]
+        self.heard.append((scope["method"], size, [name for name, _ in scope["headers"]]))
+        if scope["path"] == "/hold":
+            await self.go.wait()
+        body = LONG if scope["method"] == "GET" else b"%d" % size
+        headers = [(b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+
+class Site:
+    """A server and its application."""
+
+    def __init__(self, app: Application, port: int, server: Any) -> None:
+        self.app, self.url, self.server = app, f"http://127.0.0.1:{port}", server
+
+    @property
+    def connections(self) -> int:
+        """Open ones."""
+        return len(self.server.server_state.connections)
+
+
+@asynccontextmanager
+async def serving(**settings: Any) -> AsyncIterator[Site]:
+    """The server with these settings, without anything behind its application."""
+    app = Application()
+    server = make_server(app, GatewaySettings(**{**SETTINGS, **settings}))
+    listener = listen("127.0.0.1", 0, 100)
+    task = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        yield Site(app, listener.getsockname()[1], server)
+    finally:
+        app.go.set()
+        server.should_exit = True
+        async with asyncio.timeout(10):
+            await task
+
+
+@asynccontextmanager
+async def line_to(site: Site) -> AsyncIterator[Line]:
+    """A bare connection."""
+    async with Line.to(site) as line:  # type: ignore[arg-type]
+        yield line
+
+
+async def test_a_client_that_does_not_read_is_given_up() -> None:
+    async with serving(gateway_read_timeout=0.2) as site:
+        with socket.socket() as silent:
+            silent.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            silent.setblocking(False)
+            loop = asyncio.get_running_loop()
+            await loop.sock_connect(silent, ("127.0.0.1", int(site.url.rpartition(":")[2])))
+            await loop.sock_sendall(silent, request(b"", method="GET") * 50)
+            await eventually(lambda: site.connections == 1)
+            await eventually(lambda: site.connections == 0)
+        assert len(site.app.heard) < 50
+
+
+@pytest.mark.parametrize("after", [b"\r\n", b"\r\n\r\n\r\n"])
+async def test_stray_line_breaks_do_not_keep_a_connection(after: bytes) -> None:
+    async with serving(gateway_keep_alive=1, gateway_first_byte_timeout=0.3) as site, line_to(site) as line:
+        await line.send(request(b"abc"))
+        assert (await line.hear(1)).answers[0].body == b"3"
+        await line.send(after)
+        assert (await line.hear(1)).ended
+
+
+async def test_a_body_that_ends_after_its_answer_does_not_keep_a_connection() -> None:
+    async with serving(gateway_keep_alive=1) as site, line_to(site) as line:
+        await line.send(request(b"", target="/early", length=4))
+        assert (await line.hear(1)).answers[0].status == 200
+        await line.send(b"late")
+        assert (await line.hear(1)).ended
+
+
+async def test_a_body_given_up_after_its_answer_gets_no_second_answer() -> None:
+    async with serving(gateway_body_timeout=0.3) as site, line_to(site) as line:
+        await line.send(request(b"", target="/early", length=4))
+        heard = await line.hear(2)
+        assert [answer.status for answer in heard.answers] == [200]
+        assert heard.ended
+
+
+async def test_a_head_in_many_packets_is_counted_once() -> None:
+    async with serving(gateway_head_bytes=4096) as site, line_to(site) as line:
+        head = request(b"", "X: " + "y" * 3_000, "Z: " + "z" * 700)
+        for at in range(0, len(head), 300):
+            await line.send(head[at : at + 300])
+            await asyncio.sleep(0)
+        assert (await line.hear(1)).answers[0].status == 200
+
+
+async def test_trailers_never_become_headers() -> None:
+    async with serving() as site, line_to(site) as line:
+        head = request(b"").replace(b"Content-Length: 0", b"Transfer-Encoding: chunked")
+        await line.send(head + b"3\r\nabc\r\n0\r\nIdempotency-Key: b\r\n\r\n")
+        heard = await line.hear(1)
+        assert (heard.answers[0].status, heard.answers[0].closed) == (400, True)
+        await eventually(lambda: site.app.heard == ["disconnect"])
+
+
+async def test_a_refusal_waits_for_the_answers_before_it() -> None:
+    async with serving() as site, line_to(site) as line:
+        held = request(b"abc", target="/hold")
+        await line.send(held + held + b"\x00garbage\r\n\r\n" + held)
+        await eventually(lambda: len(site.app.heard) == 1)
+        site.app.go.set()
+        heard = await line.hear(5)
+        assert [answer.status for answer in heard.answers] == [200, 200, 400]
+        assert heard.ended
+        assert len(site.app.heard) == 2, "what follows a refusal is not read"
+
+
+async def test_unfinished_bodies_share_a_room_and_whole_ones_need_none() -> None:
+    async with serving(gateway_max_bytes=1024 * 1024, gateway_body_timeout=30) as site:
+        room = 256 * 1024
+        async with line_to(site) as first, line_to(site) as second, line_to(site) as third:
+            await first.send(request(b"x" * (room - 50_000), length=room))
+            await eventually(lambda: site.connections == 3)
+            await second.send(request(b"x" * 60_000, length=room))
+            heard = await second.hear(1)
+            assert (heard.answers[0].status, heard.answers[0].headers["retry-after"]) == (429, "1")
+            assert json.loads(heard.answers[0].body)["code"] == "overloaded"
+            await third.send(request(b"x" * 1_000))
+            assert (await third.hear(1)).answers[0].body == b"1000"
+            await first.send(b"x" * 50_000)
+            assert (await first.hear(1)).answers[0].body == b"%d" % room
+            await third.send(request(b"x" * (room - 1_000), length=room))
+            await third.send(b"x" * 1_000)
+            assert (await third.hear(1)).answers[0].status == 200, "the room is given back"
