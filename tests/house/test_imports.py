@@ -18,6 +18,10 @@ LAYERS: dict[str, set[str]] = {
     "stream_worker": {"schemas", "infra.runtime"},
     "infra.local": {"schemas", "infra.runtime"},
     "infra.docker": set(),
+    "infra.bench": {"schemas", "infra.runtime", "infra.local"},
+    # Other people's programs, and a user's handlers.
+    "infra.bench.peers": set(),
+    "infra.bench.handlers": {"schemas", "stream_worker"},
     "infra.demo": {"schemas", "infra.runtime", "infra.local"},
     "infra.cli": {"schemas", "infra.runtime", "infra.local", "infra.demo"},
     "migrations": {"schemas", "infra.runtime"},
@@ -35,10 +39,15 @@ KNOWN_BY: dict[str, set[str]] = {
         "infra.cli.reader",
     },
     # One producer wrapper, with its swap. The demo plays a producer of somebody else's, on purpose a plain one.
-    "aiokafka.AIOKafkaProducer": {"infra.runtime.producer", "infra.runtime.raw_producer", "infra.cli.demo_send"},
+    "aiokafka.AIOKafkaProducer": {
+        "infra.runtime.producer",
+        "infra.runtime.raw_producer",
+        "infra.cli.demo_send",
+        "infra.bench.peers.kafka_each",
+    },
     "aiokafka.admin": {"infra.runtime.topics"},
     # The hot path is plain ASGI; FastAPI documents and routes around it.
-    "fastapi": {"ingest_gateway.web"},
+    "fastapi": {"ingest_gateway.web", "infra.bench.peers"},
     "starlette": {"ingest_gateway.web"},
     "uvicorn": {"ingest_gateway.server", "ingest_gateway.http_protocol"},
     "opentelemetry": {"infra.runtime.telemetry", "ingest_gateway.intake", "stream_worker.observe"},
@@ -56,6 +65,7 @@ KNOWN_BY: dict[str, set[str]] = {
         "migrations.env",
         "stream_worker.emit",
         "stream_worker.handlers.alchemy",
+        "infra.bench.peers.insert_each",
     },
     "alembic": {"infra.cli.migrate", "migrations"},
     "structlog": {"infra.runtime.log"},
@@ -75,6 +85,9 @@ DECIDES = {
     "ingest_gateway.breaker",
     "ingest_gateway.outcomes",
     "infra.local.restarts",
+    "infra.bench.bodies",
+    "infra.bench.figures",
+    "infra.bench.plan",
 }
 ACTS = {"asyncio", "aiokafka", "asyncpg", "sqlalchemy", "fastapi", "uvicorn", "httpx", "socket", "subprocess"}
 

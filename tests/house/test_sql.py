@@ -18,6 +18,7 @@ LOADED_BY = {
         "stream_worker.testing.copies",
         "stream_worker.testing.tables",
     },
+    "infra/bench/queries.sql": {"infra.bench.ground"},
     "infra/runtime/partitions.sql": {"infra.runtime.partitions"},
 }
 ROLES = "migrations/roles.sql"  # for psql, not for the processes
@@ -26,6 +27,8 @@ IN_PYTHON = {
     # What else may be SQL in a Python file, and why.
     "migrations": "a migration is SQL",
     "stream_worker.examples": "an example is read in one piece, its small tables included",
+    "infra.bench.peers": "a peer is read in one piece",
+    "infra.bench.handlers": "a handler is read in one piece",
     "infra.local.postgres": "CREATE DATABASE, before there is one to connect to",
     "ingest_gateway.events": "SELECT 1: are you there?",
     "stream_worker.app": "SET LOCAL lock_timeout, around the start hooks",

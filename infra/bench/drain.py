@@ -1,0 +1,153 @@
+"""How fast a topic is drained: workers, or a peer, on a topic that is full already.
+
+The clock starts at the first sight of every process having settled something, so that no start counts, neither of a
+Python process nor of a JVM; it ends when all is settled.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Final
+
+import asyncpg
+
+from infra.bench.contest import Measured
+from infra.bench.ground import SQL, Failed, Ground, Running, Topics
+
+_LIMIT: Final = 900.0
+_STALLED: Final = 60.0
+_POLL: Final = 0.1
+_CONNECT: Final = 10.0
+_COMMAND: Final = 60.0
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A topic full of records. events: how many of them become rows."""
+
+    topics: Topics
+    records: int
+    events: int
+
+
+@dataclass
+class Course:
+    """A drain as it is seen: when it began, how far it is, what it uses.
+
+    Args:
+        processes: those whose CPU and memory count.
+    """
+
+    processes: Sequence[Running]
+    began: float
+    at_begin: int
+    records: int = 0
+    ended: float = 0.0
+    cpu_at_begin: float = 0.0
+    sizes: list[tuple[float, float]] = field(default_factory=list)
+
+    @classmethod
+    def begin(cls, processes: Sequence[Running], records: int) -> Course:
+        """The clock starts now."""
+        now = time.monotonic()
+        return cls(processes, now, records, records, now, cpu_of(processes))
+
+    def look(self, records: int) -> None:
+        """So many are settled now.
+
+        Raises:
+            Failed: a process died, or nothing has moved for a long time.
+        """
+        now = time.monotonic()
+        if records > self.records:
+            self.records, self.ended = records, now
+        self.sizes.append((round(now - self.began, 1), max(each.largest_mib() for each in self.processes)))
+        for each in self.processes:
+            if each.child.death() is not None:
+                raise Failed(each.child.obituary())
+        if now - self.ended > _STALLED or now - self.began > _LIMIT:
+            raise Failed(f"{self.records:,} records were settled after {now - self.began:.0f} s, and no more")
+
+    def measured(self) -> Measured:
+        """What came of it.
+
+        Raises:
+            Failed: it was over before it was seen to begin.
+        """
+        settled = self.records - self.at_begin
+        if settled <= 0:
+            raise Failed("all was settled before every process had begun; give it more events")
+        cpu = cpu_of(self.processes) - self.cpu_at_begin
+        return Measured(
+            {
+                "rate": settled / (self.ended - self.began),
+                "cpu_us": cpu / settled * 1e6,
+                "largest_mib": max(size for _, size in self.sizes),
+                "share": settled / self.records,
+            },
+            tuple(self.sizes),
+        )
+
+
+def cpu_of(processes: Sequence[Running]) -> float:
+    """CPU that they have used together."""
+    return sum(each.cpu_seconds() for each in processes)
+
+
+def drain(
+    ground: Ground, dsn: str, filled: Filled, processes: int, handlers: str = "", *, count_rows: bool = True
+) -> Measured:
+    """Workers drain a topic into a database, as a new group.
+
+    Args:
+        count_rows: count the events rows at each look, as it is done to the peers, and at the end; not in tables that
+            are large already.
+    """
+    group = f"bench.{uuid.uuid4().hex[:12]}"
+    more = {"WORKER_HANDLERS": handlers} if handlers else {}
+    with ExitStack() as stack:
+        workers = [
+            stack.enter_context(ground.worker(number, dsn, filled.topics, group, **more))
+            for number in range(1, processes + 1)
+        ]
+        for each in workers:
+            ground.until(each, _has_begun(each))
+
+        async def settled(db: asyncpg.Connection) -> int:
+            if count_rows:
+                await db.fetchval(SQL["stored"])
+            return int(await db.fetchval(SQL["settled"], group, filled.topics.events))
+
+        course = Course.begin(workers, ground.ask(dsn, settled))
+        while course.records < filled.records:
+            time.sleep(_POLL)
+            course.look(ground.ask(dsn, settled))
+        measured = course.measured()
+    if count_rows:
+        stored = int(ground.ask(dsn, lambda db: db.fetchval(SQL["stored"])))
+        if stored != filled.events:
+            raise Failed(f"{stored:,} events are stored where {filled.events:,} should be")
+    return measured
+
+
+def drain_by(ground: Ground, dsn: str, filled: Filled, name: str, argv: Sequence[str], env: dict[str, str]) -> Measured:
+    """A peer's command drains a topic into the table `drained`."""
+    with ground.program(name, argv, env) as running:
+
+        def rows() -> int:
+            return int(ground.ask(dsn, lambda db: db.fetchval(SQL["drained"])))
+
+        ground.until(running, lambda: rows() > 0)
+        course = Course.begin([running], rows())
+        while course.records < filled.events:
+            time.sleep(_POLL)
+            course.look(rows())
+        return course.measured()
+
+
+def _has_begun(worker: Running) -> Callable[[], bool]:
+    return lambda: worker.counters().get("processing_success_total", 0.0) > 0
