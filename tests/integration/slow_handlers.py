@@ -7,5 +7,5 @@ from stream_worker import Event, Transaction, handler
 
 @handler(type="slow")
 async def slow(event: Event, tx: Transaction) -> None:
-    """Take its time while the batch's rows are written and not committed."""
-    await tx.execute("SELECT pg_sleep(0.3)")
+    """Take its time while the batch's rows are written and not committed: longer than any wait that is not for it."""
+    await tx.execute("SELECT pg_sleep(1.5)")

@@ -96,7 +96,7 @@ async def test_no_sender_waits_behind_a_slow_handler(
     """Interleaving 16: the worker's uncommitted rows block nobody, and nobody is told duplicate or deferred for them."""
     slow = {
         "WORKER_HANDLERS": "tests.integration.slow_handlers",
-        "WORKER_HANDLER_TIMEOUT": 2,
+        "WORKER_HANDLER_TIMEOUT": 5,
         "WORKER_SESSION_TIMEOUT": 9,
     }
     patient: dict[str, Any] = {**TWO, "GATEWAY_PROCESSES": 1}
@@ -123,13 +123,13 @@ async def test_no_sender_waits_behind_a_slow_handler(
                         await enough.wait()
 
         async def handled() -> bool:
-            return (await worker.metrics())["processing_success_total"] >= 10
+            return (await worker.metrics())["processing_success_total"] >= 4
 
         senders = [asyncio.create_task(sender(name)) for name in range(4)]
         await eventually(handled)
         enough.set()
         await asyncio.gather(*senders)
-        assert max(seconds) < 0.3, "no sender waited for a handler"
+        assert max(seconds) < 1.0, "no sender waited for a handler, which takes longer"
 
 
 async def fill(gateway: Service, count: int, *, at_once: int) -> None:
