@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from datetime import MAXYEAR, MINYEAR, UTC, datetime
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
@@ -38,6 +39,8 @@ _RFC3339 = re.compile(
     re.ASCII,
 )
 """The shape; which months and days exist is left to the calendar."""
+_REMEMBERED = 4_096
+"""Sources, versions and types come again and again; each is looked at once. A cached text is never longer than its limit."""
 _LINE_BREAKS = bytes.maketrans(b"\r\n", b"  ")
 _CR, _LF = b"\r\n"
 
@@ -158,7 +161,7 @@ def parse_envelope(body: bytes, limits: Limits = EDGE, *, idempotency_key: str |
         value = members["payload"]
     except KeyError:
         raise _wrong_members(members) from None
-    if not members.keys() <= _MEMBERS:
+    if len(members) > len(_REQUIRED) and not members.keys() <= _MEMBERS:
         raise _wrong_members(members)
     exact = None if document.exact is None else document.exact["payload"]
     return build(
@@ -214,7 +217,7 @@ def build(
         payload=one_line(payload),
         fingerprint=fingerprint(payload, document),
         type=None if type is None else _visible(type, "type", _TYPE_CHARS),
-        ordering_key=None if ordering_key is None else _visible(ordering_key, "ordering_key", limits.key_chars),
+        ordering_key=None if ordering_key is None else _ordering_key(ordering_key, limits),
         occurred_at=None if occurred_at is None else _occurred_at(occurred_at),
         payload_encoding=payload_encoding,
     )
@@ -235,7 +238,7 @@ def encode(event: Event) -> bytes:
 
 
 def _source(value: object, limits: Limits) -> str:
-    if not isinstance(value, str) or len(value) > limits.source_chars or not _SOURCE.fullmatch(value):
+    if not isinstance(value, str) or len(value) > limits.source_chars or not _is_source(value):
         raise Invalid(
             f"source must be a string of 1 to {limits.source_chars} characters allowed in a URI (RFC 3986).",
             pointer="/source",
@@ -256,9 +259,31 @@ def _key(value: object, limits: Limits) -> str:
 
 
 def _visible(value: object, name: str, longest: int) -> str:
-    if not isinstance(value, str) or len(value) > longest or not _is_visible_ascii(value):
-        raise Invalid(f"{name} must be a string of 1 to {longest} visible ASCII characters.", pointer=f"/{name}")
+    if not isinstance(value, str) or len(value) > longest or not _is_visible_name(value):
+        raise _not_visible(name, longest)
     return value
+
+
+def _ordering_key(value: object, limits: Limits) -> str:
+    # As `_visible`, but there are too many of these to remember.
+    if not isinstance(value, str) or len(value) > limits.key_chars or not _is_visible_ascii(value):
+        raise _not_visible("ordering_key", limits.key_chars)
+    return value
+
+
+def _not_visible(name: str, longest: int) -> Invalid:
+    return Invalid(f"{name} must be a string of 1 to {longest} visible ASCII characters.", pointer=f"/{name}")
+
+
+@lru_cache(_REMEMBERED)
+def _is_source(text: str) -> bool:
+    return _SOURCE.fullmatch(text) is not None
+
+
+@lru_cache(_REMEMBERED)
+def _is_visible_name(text: str) -> bool:
+    """`_is_visible_ascii`, for what repeats."""
+    return _is_visible_ascii(text)
 
 
 def _is_visible_ascii(text: str) -> bool:

@@ -160,9 +160,11 @@ class Registry:
 
     def find(self, event: Event) -> PayloadSchema | None:
         """The schema of this event's payload, None where it has none."""
-        return self._by_type.get((event.type, event.schema_version)) or self._by_source.get(
-            (event.source, event.schema_version)
-        )
+        if event.type is not None:
+            found = self._by_type.get((event.type, event.schema_version))
+            if found is not None:
+                return found
+        return self._by_source.get((event.source, event.schema_version)) if self._by_source else None
 
     def check(self, event: Event) -> None:
         """Pass if the payload fits its schema, or has none and the registry is not strict.
