@@ -27,6 +27,7 @@ from schemas.fingerprint import UnknownVersion
 from stream_worker import store
 from stream_worker.breaker import Breaker
 from stream_worker.decide import EXHAUSTED, NEW, REPLAY, Decision, Known, Run, decide
+from stream_worker.event_rows import EventRows
 from stream_worker.handlers import Registry
 from stream_worker.outcomes import Dead, Duplicate, Outcome, Parked, Redelivered, Retry, Stored
 from stream_worker.records import Item
@@ -160,7 +161,7 @@ class Processor:
             now = await store.open_claim(db, claim)
             if now is None:
                 raise Fenced
-            decisions = await self._claim(db, batch)
+            decisions = await self._claim(db, batch, now)
             tasks = self._tasks(batch, decisions, broken)
             blocked = await store.lock_parked_keys(db, {task.order_key for task in tasks}) if tasks else set()
             ran, tripped = await self.runner.run(db, tasks, careful=careful, blocked=blocked, breaker=batch.breaker)
@@ -187,7 +188,7 @@ class Processor:
             batch.breaker,
         )
 
-    async def _claim(self, db: asyncpg.Connection, batch: _Batch) -> list[Decision]:
+    async def _claim(self, db: asyncpg.Connection, batch: _Batch, now: datetime) -> list[Decision]:
         """Decisions in which every Run holds its id. A refused claim is read again and its id decided anew."""
         for _ in range(_ROUNDS):
             decisions = decide(batch.items, batch.known)
@@ -196,17 +197,19 @@ class Processor:
                 for item, decision in zip(batch.items, decisions, strict=True)
                 if isinstance(decision, Run) and item.id not in batch.accepted_at
             ]
-            if await self._take_ids(db, batch, wanted):
+            if await self._take_ids(db, batch, wanted, now):
                 await self._limit_repeats(db, batch, decisions)
                 return decisions
         raise Hold("claims_refused")
 
-    async def _take_ids(self, db: asyncpg.Connection, batch: _Batch, wanted: list[tuple[Item, Run]]) -> bool:
+    async def _take_ids(
+        self, db: asyncpg.Connection, batch: _Batch, wanted: list[tuple[Item, Run]], now: datetime
+    ) -> bool:
         """Claim these ids; False: some were refused, and what is known of them was read again."""
         fresh = [item for item, run in wanted if run is not REPLAY]
         replays = {item.id for item, run in wanted if run is REPLAY}
         if fresh:
-            batch.accepted_at.update(await store.claim_keys(db, fresh, batch.known.keys))
+            batch.accepted_at.update(await store.claim_keys(db, fresh, batch.known.keys, now))
         if replays:
             returned = await store.claim_replays(db, replays, self.replay_limit)
             batch.accepted_at.update(returned)
@@ -282,19 +285,11 @@ class Processor:
         self, db: asyncpg.Connection, batch: _Batch, ended: Sequence[_Ended], now: datetime
     ) -> None:
         """New rows by COPY; the row of a replay is updated, for it has one."""
-        fresh = [each for each in ended if each.item.id not in batch.replayed] if batch.replayed else ended
-        if fresh:
-            rows = [
-                store.event_row(
-                    item,
-                    batch.accepted_at[item.id],
-                    status=status,
-                    handled_by=handled_by,
-                    now=now,
-                    attempts=batch.attempts(item),
-                )
-                for item, status, handled_by in fresh
-            ]
+        rows = EventRows(now)
+        for item, status, handled_by in ended:
+            if item.id not in batch.replayed:
+                rows.add(item, batch.accepted_at[item.id], status, handled_by, batch.attempts(item))
+        if rows.count:
             await store.copy_events(db, rows)
         for item, status, handled_by in ended if batch.replayed else ():
             if item.id in batch.replayed:

@@ -2,8 +2,9 @@
 -- deadlock (interleaving 14).
 
 -- name: read_keys
--- What is known of these ids.
-SELECT event_id, fingerprint, state FROM event_keys WHERE event_id = ANY ($1::uuid[]);
+-- What is known of these ids. A join, because ANY would read the text again for each row of a scan.
+SELECT event_id, fingerprint, state
+FROM unnest($1::text::uuid[]) AS given (event_id) JOIN event_keys USING (event_id);
 
 -- name: failed_coordinates
 -- Which records of this stretch of a partition already have a failures row.
@@ -23,9 +24,10 @@ WHERE (reason, content_hash) IN (SELECT * FROM unnest($1::text[], $2::bytea[]))
 GROUP BY reason, content_hash;
 
 -- name: remember_keys
--- Rows for records that a gateway published and has not remembered yet, in a transaction of their own.
+-- Rows for records of one partition that a gateway published and has not remembered yet, in a transaction of their own.
 INSERT INTO event_keys (event_id, fingerprint, "partition", record_offset)
-SELECT * FROM unnest($1::uuid[], $2::bytea[], $3::int[], $4::bigint[]) AS given (event_id, fingerprint, "partition", record_offset)
+SELECT event_id, fingerprint, $3::int, record_offset
+FROM unnest($1::text::uuid[], $2::text::bytea[], $4::text::bigint[]) AS given (event_id, fingerprint, record_offset)
 WHERE NOT EXISTS (SELECT 1 FROM event_keys WHERE event_keys.event_id = given.event_id)
 ORDER BY event_id
 ON CONFLICT DO NOTHING;
@@ -72,14 +74,22 @@ WHERE "group" = $1 AND topic = $2 AND "partition" = $3 AND epoch = $4 AND open
 RETURNING epoch;
 
 -- name: claim_keys
--- The ids that run now: new ones, and those accepted with the same payload. What does not come back is decided anew.
-INSERT INTO event_keys AS stored (event_id, fingerprint, "partition", record_offset, state, runs)
-SELECT given.*, 'stored', 1
-FROM unnest($1::uuid[], $2::bytea[], $3::int[], $4::bigint[]) AS given (event_id, fingerprint, "partition", record_offset)
-ORDER BY given.event_id
-ON CONFLICT (event_id) DO UPDATE SET state = 'stored', runs = stored.runs + 1
-WHERE stored.state = 'accepted' AND stored.fingerprint = EXCLUDED.fingerprint
-RETURNING event_id, accepted_at;
+-- The ids that run now: new ones, and those accepted with the same payload. What does not come back is decided anew. One
+-- row says how many came back, in full only where it must: which are new and which older, and since when.
+WITH claimed AS (
+    INSERT INTO event_keys AS stored (event_id, fingerprint, "partition", record_offset, state, runs)
+    SELECT given.event_id, given.fingerprint, $3::int, given.record_offset, 'stored', 1
+    FROM unnest($1::text::uuid[], $2::text::bytea[], $4::text::bigint[]) AS given (event_id, fingerprint, record_offset)
+    ORDER BY given.event_id
+    ON CONFLICT (event_id) DO UPDATE SET state = 'stored', runs = stored.runs + 1
+    WHERE stored.state = 'accepted' AND stored.fingerprint = EXCLUDED.fingerprint
+    RETURNING event_id, accepted_at
+)
+SELECT count(*),
+    CASE WHEN count(*) < cardinality($1::text::uuid[]) THEN array_agg(event_id) FILTER (WHERE accepted_at = now()) END,
+    array_agg(event_id) FILTER (WHERE accepted_at <> now()),
+    array_agg(accepted_at) FILTER (WHERE accepted_at <> now())
+FROM claimed;
 
 -- name: claim_replays
 -- The failed events that run again, each at most a limited number of times.
