@@ -16,7 +16,6 @@ from typing import Any
 import aiokafka
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.instrumentation.aiokafka import AIOKafkaInstrumentor
 from opentelemetry.instrumentation.utils import unwrap
 from opentelemetry.sdk.resources import Resource
@@ -54,9 +53,7 @@ class Telemetry:
             resource=Resource.create({"service.name": service}),
             sampler=ParentBased(TraceIdRatioBased(settings.otel_traces_sample_ratio)),
         )
-        self._provider.add_span_processor(
-            BatchSpanProcessor(exporter or OTLPSpanExporter(f"{str(endpoint).rstrip('/')}/v1/traces", timeout=5))
-        )
+        self._provider.add_span_processor(BatchSpanProcessor(exporter or _otlp_exporter(f"{endpoint}")))
         self._tracer = self._provider.get_tracer("plutus")
         # Baggage is never forwarded: only the trace itself crosses the pipe.
         propagate.set_global_textmap(TraceContextTextMapPropagator())
@@ -126,6 +123,13 @@ def parse_traceparent(value: bytes | None) -> SpanContext | None:
     if match is None:
         return None
     return SpanContext(int(match[1], 16), int(match[2], 16), is_remote=True, trace_flags=TraceFlags(int(match[3], 16)))
+
+
+def _otlp_exporter(endpoint: str) -> SpanExporter:
+    # Imported here: it is an eighth of a process's start, and most have no collector.
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
+    return OTLPSpanExporter(f"{endpoint.rstrip('/')}/v1/traces", timeout=5)
 
 
 def _context(parent: bytes | None) -> Context | None:
