@@ -2,8 +2,8 @@
 
 PYTHON ?= python3
 ARGS ?=
-# Unit tests run side by side; what measures time or starves the services of their cores runs alone.
-JOBS ?= 2
+# Tests run side by side, each process with services of its own; what is marked alone (pyproject.toml) does not.
+JOBS ?= 3
 BIN := .venv/bin
 READY := .venv/.ready
 
@@ -26,8 +26,8 @@ bench-worker: $(READY) ## Measure the worker and its peers, for example: make be
 	@$(BIN)/python -m infra.bench worker $(ARGS)
 
 test: check ## Check, then run every test on real Kafka and Postgres
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests/unit tests/house $(ARGS)
-	$(BIN)/python -m pytest tests/contract tests/integration tests/docs tests/faults $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not alone" $(ARGS)
+	$(BIN)/python -m pytest -m alone $(ARGS)
 
 test-containers: $(READY) ## Build the images and run the whole compose file, where a Docker API answers
 	PLUTUS_CONTAINERS=required $(BIN)/python -m pytest tests/integration/test_containers_run.py $(ARGS)
