@@ -27,7 +27,7 @@ from schemas.fingerprint import UnknownVersion
 from stream_worker import store
 from stream_worker.breaker import Breaker
 from stream_worker.decide import EXHAUSTED, NEW, REPLAY, Decision, Known, Run, decide
-from stream_worker.event_rows import EventRows
+from stream_worker.event_rows import EventRows, Status
 from stream_worker.handlers import Registry
 from stream_worker.outcomes import Dead, Duplicate, Outcome, Parked, Redelivered, Retry, Stored
 from stream_worker.records import Item
@@ -81,7 +81,7 @@ class _Ended(NamedTuple):
     """An event whose row in `events` is written now."""
 
     item: Item
-    status: store.Status
+    status: Status
     handled_by: str | None
 
 
@@ -218,12 +218,12 @@ class Processor:
         refused = {item.id for item, _ in wanted if item.id not in batch.accepted_at}
         if not refused:
             return True
-        now = await store.read_keys(db, refused)
+        anew = await store.read_keys(db, refused)
         for each in refused:
             batch.known.keys.pop(each, None)
-        batch.known.keys.update(now)
+        batch.known.keys.update(anew)
         # Still failed, and not ours to run: it has run as often as one may.
-        batch.known.exhausted.update(e for e in refused & replays if e in now and now[e].state == "failed")
+        batch.known.exhausted.update(e for e in refused & replays if e in anew and anew[e].state == "failed")
         return False
 
     async def _limit_repeats(self, db: asyncpg.Connection, batch: _Batch, decisions: Sequence[Decision]) -> None:

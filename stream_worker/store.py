@@ -152,15 +152,15 @@ async def claim_keys(
     ordered = sorted(items, key=_by_id)
     # Compared in the stored row's version (interleaving 5): where a row is known, its own bytes are what must match.
     stored = [row.fingerprint if (row := known.get(item.id)) else _fingerprint(item) for item in ordered]
-    row = await db.fetchrow(
+    answer = await db.fetchrow(
         SQL["claim_keys"],
         _uuid_array([item.id for item in ordered]),
         _bytea_array(stored),
         ordered[0].partition,
         _integer_array([item.offset for item in ordered]),
     )
-    assert row is not None  # noqa: S101
-    count, fresh, older, since = row
+    assert answer is not None  # noqa: S101
+    count, fresh, older, since = answer
     claimed = dict.fromkeys([item.id for item in ordered] if count == len(ordered) else _ids(fresh), now)
     claimed.update(zip(_ids(older), since or (), strict=True))
     return claimed
@@ -193,7 +193,8 @@ async def close_failures(db: asyncpg.Connection, ids: Collection[bytes]) -> None
 async def copy_events(db: asyncpg.Connection, rows: EventRows) -> None:
     """Write new events rows with COPY; `event_keys` has already decided that they are new."""
     # A view, because the driver takes plain bytes for the path of a file.
-    await db.copy_to_table("events", source=memoryview(rows.encoded()), columns=event_rows.COLUMNS, format="binary")
+    source: Any = memoryview(rows.encoded())
+    await db.copy_to_table("events", source=source, columns=event_rows.COLUMNS, format="binary")
 
 
 async def update_event(
