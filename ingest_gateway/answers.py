@@ -1,11 +1,21 @@
-"""Outcomes as HTTP answers: the table of ARCHITECTURE.md, in one place."""
+"""Outcomes as HTTP answers: the table of ARCHITECTURE.md, in one place.
+
+A batch answers 200 with a result for each item, in their order: the status that a request of its own would have had, with the
+event's id or the problem. Only where no item was taken and sending again may help, the whole is a 503 with `Retry-After`, which
+holds the results too.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
+from uuid import UUID
+
+import orjson
 
 from ingest_gateway.outcomes import Accepted, Conflict, Duplicate, NotAccepted, Outcome, Overloaded, Unknown
-from ingest_gateway.problems import Answer, Kind, conflict, problem
+from ingest_gateway.problems import Answer, Kind, conflict, encoded, problem, rejected
+from schemas.errors import Rejected
 
 EVENTS: Final = "/api/v1/events/"
 
@@ -15,6 +25,9 @@ _JSON: Final = (b"content-type", b"application/json")
 _ACCEPTED_BODY: Final = '{"event_id":"%s","status":"accepted"}'
 _DEFERRED_BODY: Final = '{"event_id":"%s","status":"accepted","dedup":"deferred"}'
 _DUPLICATE_BODY: Final = '{"event_id":"%s","status":"duplicate"}'
+_ACCEPTED_ITEM: Final = '{"status":202,"event_id":"%s"}'
+_DEFERRED_ITEM: Final = '{"status":202,"event_id":"%s","dedup":"deferred"}'
+_DUPLICATE_ITEM: Final = '{"status":200,"event_id":"%s"}'
 
 
 def outcome_answer(outcome: Outcome, event_id: str) -> Answer:
@@ -47,3 +60,32 @@ def outcome_answer(outcome: Outcome, event_id: str) -> Answer:
             return problem(
                 Kind.OVERLOADED, "Send the event again after the time given.", retry_after=outcome.retry_after
             )
+
+
+def results_answer(results: Sequence[Rejected | tuple[UUID, Outcome]]) -> Answer:
+    """The answer to a batch: what became of each item, or why it was refused."""
+    items = b"[%b]" % b",".join([_item(result) for result in results])
+    outcomes = [result[1] for result in results if not isinstance(result, Rejected)]
+    taken = any(isinstance(each, Accepted | Duplicate) for each in outcomes)
+    if taken or not any(isinstance(each, NotAccepted | Unknown) for each in outcomes):
+        return encoded(200, b'{"results":%b}' % items, media_type=b"application/json")
+    unknown = any(isinstance(each, Unknown) for each in outcomes)
+    return problem(
+        Kind.OUTCOME_UNKNOWN if unknown else Kind.NOT_ACCEPTED,
+        "No event of the batch was accepted for certain. Send it again with the same keys; each event takes effect once.",
+        retry_after=_UNKNOWN_RETRY if unknown else _NOT_ACCEPTED_RETRY,
+        results=orjson.Fragment(items),
+    )
+
+
+def _item(result: Rejected | tuple[UUID, Outcome]) -> bytes:
+    if isinstance(result, Rejected):
+        answer = rejected(result)
+    else:
+        event_id, outcome = result
+        if isinstance(outcome, Accepted):
+            return ((_DEFERRED_ITEM if outcome.deferred else _ACCEPTED_ITEM) % event_id).encode()
+        if isinstance(outcome, Duplicate):
+            return (_DUPLICATE_ITEM % event_id).encode()
+        answer = outcome_answer(outcome, "")
+    return b'{"status":%d,"problem":%b}' % (answer.status, answer.body)

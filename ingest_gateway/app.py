@@ -14,16 +14,17 @@ from collections.abc import Awaitable, Callable
 from infra.runtime import log
 from infra.runtime.producer import Producer
 from infra.runtime.telemetry import Telemetry
+from ingest_gateway import bulk
 from ingest_gateway.breaker import Breaker
 from ingest_gateway.deferred import Deferred
 from ingest_gateway.events import EventStatus
 from ingest_gateway.health import Check
-from ingest_gateway.intake import Intake
+from ingest_gateway.intake import Endpoint, Intake
 from ingest_gateway.keys import PostgresKeys
 from ingest_gateway.metrics import Metrics
 from ingest_gateway.pipeline import Pipeline, Policy
 from ingest_gateway.publisher import KafkaPublisher
-from ingest_gateway.routes import INGEST, Shell
+from ingest_gateway.routes import BATCH, INGEST, Shell, single_or_batch
 from ingest_gateway.settings import GatewaySettings
 from ingest_gateway.single import single
 from ingest_gateway.web import web
@@ -54,7 +55,7 @@ class Gateway:
             max_in_flight=settings.gateway_max_in_flight,
             queue_timeout=settings.gateway_queue_timeout,
             reject_in_outage=settings.dedup_outage == "reject",
-            bytes_in_flight=settings.gateway_max_bytes - settings.gateway_max_bytes // 4,
+            bytes_in_flight=settings.gateway_max_bytes // 2,
         )
         publisher = KafkaPublisher(self._producer, settings, metrics)
         self._pipeline = Pipeline(self._keys, publisher, self._deferred, breaker, policy, time.monotonic)
@@ -63,7 +64,12 @@ class Gateway:
         registry = payload_schemas(strict=settings.strict_schemas)
         intake = Intake(self._pipeline, metrics, self._telemetry, registry.check)
         behind = web(self._status, self._checks(), scrape, settings.limits)
-        ways_in = {INGEST: intake.endpoint(INGEST, single(settings.limits))}
+        bounds = bulk.Policy(
+            settings.gateway_bulk_requests, settings.gateway_max_bytes // 4, settings.gateway_queue_timeout
+        )
+        batch = bulk.Bulk(BATCH, intake, settings.limits, bounds, self._pipeline.refusal)
+        one = intake.endpoint(INGEST, single(settings.limits))
+        ways_in: dict[str, Endpoint] = {INGEST: single_or_batch(one, batch), BATCH: batch}
         self.shell = Shell(ways_in, behind, lambda: self.draining)
         metrics.in_flight.set_function(lambda: self._pipeline.in_flight)
         metrics.breaker_state.set_function(lambda: breaker.state)

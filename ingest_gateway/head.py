@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from schemas.cloudevents import HTTP_PREFIX
 from schemas.errors import Malformed, Reason, UnsupportedMedia
 
 Scope = dict[str, Any]
@@ -26,12 +27,14 @@ class Head:
     """The headers an event's request may have; None where absent.
 
     path, headers: the whole of both, for ways in that keep something elsewhere; header names are in lower case.
+    has_attributes: one of them is a CloudEvents attribute.
     """
 
     __slots__ = (
         "content_encoding",
         "content_length",
         "content_type",
+        "has_attributes",
         "headers",
         "idempotency_keys",
         "path",
@@ -46,6 +49,7 @@ class Head:
         self.content_length: int | None = None
         self.idempotency_keys: list[bytes] | None = None
         self.traceparent: bytes | None = None
+        self.has_attributes = False
 
 
 def read_head(scope: Scope) -> Head:
@@ -74,6 +78,8 @@ def read_head(scope: Scope) -> Head:
             raise Malformed("Transfer-Encoding may only be chunked.")
         elif name == b"upgrade":
             raise Malformed("Upgrade is not supported.")
+        elif name.startswith(HTTP_PREFIX):
+            head.has_attributes = True
     if scope["method"] == "CONNECT":
         raise Malformed("CONNECT is not supported.")
     if hosts != 1 and (hosts > 1 or scope["http_version"] != "1.0"):
@@ -87,10 +93,24 @@ def check_json(head: Head) -> None:
     Raises:
         UnsupportedMedia: another content type, charset or content coding, or none named.
     """
-    if head.content_type != b"application/json" and (
-        head.content_type is None or not _JSON.fullmatch(head.content_type.strip())
-    ):
-        raise UnsupportedMedia("Content-Type must be application/json, in UTF-8.")
+    if not is_json(head.content_type):
+        raise UnsupportedMedia("Content-Type must be application/json or application/cloudevents+json, in UTF-8.")
+    check_coding(head)
+
+
+def is_json(content_type: bytes | None) -> bool:
+    """True for JSON in UTF-8."""
+    return content_type == b"application/json" or (
+        content_type is not None and _JSON.fullmatch(content_type.strip()) is not None
+    )
+
+
+def check_coding(head: Head) -> None:
+    """Only bodies as they are.
+
+    Raises:
+        UnsupportedMedia: a content coding is named.
+    """
     if head.content_encoding is not None and head.content_encoding.strip().lower() != b"identity":
         raise UnsupportedMedia("Content-Encoding is not supported.")
 

@@ -11,6 +11,8 @@
     the answer    by `answers.outcome_answer`, the same for every way in
     counting      each event once, by what became of it
 
+A batch (`bulk.py`) has the same parts for many events at once: `take_many` in place of check, span, submission and counting.
+
 `Intake.endpoint(route, read)` is the endpoint to enter into the Shell's table. A reader holds no state of its requests. It
 builds its event by `schemas.event.build` or `parse_envelope`, nothing else; the value it gives to Kafka is one line, and what
 its record must say beside the value stands in the event (`payload_encoding`). Neither headers nor query go into a record.
@@ -21,9 +23,10 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import nullcontext
 from typing import Any, Final, NamedTuple
+from uuid import UUID
 
 from opentelemetry.trace import SpanKind
 
@@ -33,7 +36,7 @@ from ingest_gateway.head import Head
 from ingest_gateway.metrics import Metrics
 from ingest_gateway.outcomes import Outcome, Overloaded, Unknown
 from ingest_gateway.pipeline import Pipeline
-from ingest_gateway.problems import Answer, rejected
+from ingest_gateway.problems import ACCEPT, Answer, rejected
 from schemas.errors import Malformed, Rejected, TooLarge
 from schemas.event import Event
 
@@ -50,7 +53,7 @@ class Disconnected(Exception):
 
 
 class Submission(NamedTuple):
-    """One event as a way in read it.
+    """One event as a way in read it, or one item of a batch.
 
     wire: the record's value, the envelope on one line: the sender's own text where it says everything, else `encode(event)`.
     traceparent: the context of the event's creation, unchecked; None where the request names none.
@@ -61,6 +64,8 @@ class Submission(NamedTuple):
     traceparent: bytes | None
 
 
+Result = Rejected | tuple[UUID, Outcome]
+"""What became of one item: why it was refused, or its event's id and outcome."""
 Reader = Callable[[Head, Receive], Awaitable[Submission]]
 """Reads one event. Raises: Rejected, Disconnected."""
 
@@ -90,22 +95,75 @@ class Intake:
         """The endpoint of a way in of single events; `route` is a path without parameters' values."""
         return functools.partial(self._take, route, read)
 
+    def now(self) -> float:
+        """The clock that durations are taken by."""
+        return self._clock()
+
+    def refused(self, refusal: Overloaded, began: float) -> Answer:
+        """Count and answer a request that came when there was no room. `began`: by `now`."""
+        self._metrics.count(refusal, self._clock() - began)
+        return outcome_answer(refusal, "")
+
+    def rejected(self, error: Rejected, began: float, *, accept: bytes = ACCEPT) -> Answer:
+        """Count and answer a request that was refused for what it is."""
+        self._metrics.count_rejected(error.reason, self._clock() - began)
+        return rejected(error, accept=accept)
+
+    def disconnected(self, began: float) -> None:
+        """Count a request that was cut."""
+        self._metrics.count_disconnected(self._clock() - began)
+
+    async def take_many(
+        self, route: str, items: Sequence[Submission | Rejected], parent: bytes | None, began: float
+    ) -> list[Result]:
+        """What becomes of each item of a batch, in its order; what could not be read stays refused.
+
+        Args:
+            items: one whose submission has no traceparent of its own gets the request's. parent: the request's.
+        """
+        checked = [item if isinstance(item, Rejected) else self._checked(item) for item in items]
+        good = [item for item in checked if not isinstance(item, Rejected)]
+        outcomes = await self._submit_many(route, good, parent)
+        self._metrics.count_batch(
+            outcomes, [item.reason for item in checked if isinstance(item, Rejected)], self._clock() - began
+        )
+        told = iter(outcomes)
+        return [item if isinstance(item, Rejected) else (item.event.id, next(told)) for item in checked]
+
+    def _checked(self, item: Submission) -> Submission | Rejected:
+        try:
+            self._check(item.event)
+        except Rejected as error:
+            return error
+        return item
+
+    async def _submit_many(self, route: str, items: list[Submission], parent: bytes | None) -> list[Outcome]:
+        if not self._telemetry.enabled:
+            known = parent if parent is not None and parse_traceparent(parent) else None
+            return await self._pipeline.submit_many(_traced(items, known))
+        attributes = {
+            "http.request.method": "POST",
+            "http.route": route,
+            "messaging.batch.message_count": len(items),
+        }
+        with self._telemetry.span(f"POST {route}", SpanKind.SERVER, parent=parent, attributes=attributes) as span:
+            return await self._pipeline.submit_many(_traced(items, traceparent(span)))
+
     async def _take(self, route: str, read: Reader, head: Head, receive: Receive) -> Answer:
         began = self._clock()
         refusal = self._pipeline.overloaded
         if refusal is not None:
-            return self._refused(refusal, began)
+            return self.refused(refusal, began)
         try:
             async with asyncio.timeout(_PATIENCE) if self._pipeline.crowded else nullcontext():
                 event, wire, parent = await read(head, receive)
             self._check(event)
         except TimeoutError:
-            return self._refused(self._pipeline.refusal(), began)
+            return self.refused(self._pipeline.refusal(), began)
         except Rejected as error:
-            self._metrics.count_rejected(error.reason, self._clock() - began)
-            return rejected(error)
+            return self.rejected(error, began)
         except Disconnected:
-            self._metrics.count_disconnected(self._clock() - began)
+            self.disconnected(began)
             raise
         try:
             if self._telemetry.enabled:
@@ -121,10 +179,6 @@ class Intake:
         self._metrics.count(outcome, self._clock() - began)
         return outcome_answer(outcome, str(event.id))
 
-    def _refused(self, refusal: Overloaded, began: float) -> Answer:
-        self._metrics.count(refusal, self._clock() - began)
-        return outcome_answer(refusal, "")
-
     async def _submit_traced(self, route: str, event: Event, wire: bytes, parent: bytes | None) -> Outcome:
         attributes = {"http.request.method": "POST", "http.route": route, "messaging.message.id": str(event.id)}
         with self._telemetry.span(f"POST {route}", SpanKind.SERVER, parent=parent, attributes=attributes) as span:
@@ -134,8 +188,18 @@ class Intake:
             return outcome
 
 
-async def read_body(head: Head, receive: Receive, limit: int) -> bytes:
+def _traced(items: list[Submission], trace: bytes | None) -> list[Submission]:
+    """The items, those without a trace of their own with this one."""
+    if trace is None:
+        return items
+    return [item if item.traceparent else Submission(item.event, item.wire, trace) for item in items]
+
+
+async def read_body(head: Head, receive: Receive, limit: int, *, empty: bool = False) -> bytes:
     """The whole body, read no further than the limit.
+
+    Args:
+        empty: let one pass that is empty or blank.
 
     Raises:
         TooLarge: announced or found to be longer. Malformed: empty. Disconnected: cut short.
@@ -156,7 +220,7 @@ async def read_body(head: Head, receive: Receive, limit: int) -> bytes:
         raise Disconnected
     if len(body) > limit:
         raise _too_large(limit)
-    if not body or body.isspace():
+    if not empty and (not body or body.isspace()):
         raise Malformed("The body is empty.")
     return body
 

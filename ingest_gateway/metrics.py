@@ -6,6 +6,7 @@ summed too, unless `MAXIMA` names it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import metadata
 from typing import Final
 
@@ -51,7 +52,9 @@ class Metrics:
             "gateway_rejected_total", "Events refused for what they are, by reason.", "reason"
         )
         self._duration = self._histogram(
-            "gateway_request_duration_seconds", "From the headers of an event's request to its answer.", "outcome"
+            "gateway_request_duration_seconds",
+            "From the headers of a request to its answer; a batch once for each outcome in it.",
+            "outcome",
         )
         self.in_flight = self._gauge("gateway_in_flight", "Events being looked up, published or remembered.")
         self.batch_events = self._histogram("gateway_batch_events", "Events of one publication.", buckets=_EVENTS)
@@ -89,6 +92,24 @@ class Metrics:
                 self.deferred.inc()
         elif isinstance(outcome, Duplicate):
             self.duplicate.inc()
+
+    def count_batch(self, outcomes: Sequence[Outcome], refused: Sequence[Reason], seconds: float) -> None:
+        """Items of a batch were answered together: each counts as an event, their one duration once for each outcome."""
+        kinds = [type(outcome) for outcome in outcomes]
+        for kind in set(kinds):
+            self._count(_OUTCOMES[kind], kinds.count(kind), seconds)
+        self.created.inc(kinds.count(Accepted))
+        self.duplicate.inc(kinds.count(Duplicate))
+        self.deferred.inc(sum(isinstance(each, Accepted) and each.deferred for each in outcomes))
+        if refused:
+            self._count(REJECTED, len(refused), seconds)
+            for reason in set(refused):
+                self._by_reason[reason].inc(refused.count(reason))
+
+    def _count(self, outcome: str, count: int, seconds: float) -> None:
+        requests, duration = self._by_outcome[outcome]
+        requests.inc(count)
+        duration.observe(seconds)
 
     def count_rejected(self, reason: Reason, seconds: float) -> None:
         """An event was refused before it was submitted."""

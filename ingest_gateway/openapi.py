@@ -1,11 +1,11 @@
-"""The OpenAPI description of what FastAPI does not serve itself: the ingest route, by hand, and the problem document."""
+"""The OpenAPI description of what FastAPI does not serve itself: the ways in, by hand, and the problem document."""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
 from ingest_gateway.problems import Kind
-from ingest_gateway.routes import INGEST
+from ingest_gateway.routes import BATCH, INGEST
 from schemas.limits import Limits
 
 _SOURCE: Final = r"^(?:[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+$"
@@ -13,15 +13,22 @@ _VISIBLE: Final = r"^[\x21-\x7e]+$"
 
 
 def describe(document: dict[str, Any], limits: Limits) -> dict[str, Any]:
-    """Add the ingest route and its schemas to FastAPI's document, and return it."""
+    """Add the ways in and their schemas to FastAPI's document, and return it."""
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
-    schemas.update(Envelope=_envelope(limits), Accepted=_ACCEPTED, Problem=_PROBLEM)
+    schemas.update(
+        Envelope=_envelope(limits),
+        CloudEvent=_cloudevent(limits),
+        Accepted=_ACCEPTED,
+        Results=_RESULTS,
+        Problem=_PROBLEM,
+    )
     paths = document.setdefault("paths", {})
     for operation in [each for methods in paths.values() for each in methods.values()]:
         operation["responses"].pop("422", None)  # FastAPI's own, which it never gives here: what is no id is a 404
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
     paths[INGEST] = {"post": _operation(limits)}
+    paths[BATCH] = {"post": _batch_operation(limits)}
     return document
 
 
@@ -45,7 +52,9 @@ def _operation(limits: Limits) -> dict[str, Any]:
         "summary": "Take in one event.",
         "description": (
             "A 2xx answer means that Kafka has the event. The same key with the same payload is a duplicate, however the "
-            "payload is spelled; with another payload it is a conflict. Keys do not expire."
+            "payload is spelled; with another payload it is a conflict. Keys do not expire. A binary CloudEvent has its "
+            "attributes in ce- headers and its data, of any content type, as the body; a batch of CloudEvents is answered "
+            "as at the path of batches."
         ),
         "parameters": [
             {
@@ -58,7 +67,10 @@ def _operation(limits: Limits) -> dict[str, Any]:
         ],
         "requestBody": {
             "required": True,
-            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Envelope"}}},
+            "content": {
+                "application/json": {"schema": {"$ref": "#/components/schemas/Envelope"}},
+                "application/cloudevents+json": {"schema": {"$ref": "#/components/schemas/CloudEvent"}},
+            },
         },
         "responses": {
             "202": {"description": "Accepted: the event is in Kafka.", "headers": location, "content": body},
@@ -68,6 +80,44 @@ def _operation(limits: Limits) -> dict[str, Any]:
             "413": problem_response(Kind.CONTENT_TOO_LARGE),
             "415": problem_response(Kind.UNSUPPORTED_MEDIA_TYPE),
             "422": problem_response(Kind.INVALID_EVENT, Kind.IDEMPOTENCY_CONFLICT),
+            "429": problem_response(Kind.OVERLOADED, retry=True),
+            "500": problem_response(Kind.INTERNAL_ERROR),
+            "503": problem_response(Kind.NOT_ACCEPTED, Kind.OUTCOME_UNKNOWN, retry=True),
+        },
+    }
+
+
+def _batch_operation(limits: Limits) -> dict[str, Any]:
+    def array(of: str) -> dict[str, Any]:
+        items = {"$ref": f"#/components/schemas/{of}"}
+        return {"schema": {"type": "array", "minItems": 1, "maxItems": limits.batch_items, "items": items}}
+
+    results = {"application/json": {"schema": {"$ref": "#/components/schemas/Results"}}}
+    return {
+        "operationId": "ingest_batch",
+        "summary": "Take in many events, each with a result of its own.",
+        "description": (
+            f"Up to {limits.batch_items} events in {limits.batch_bytes} bytes. The results are in the order of the items; an "
+            "item that is refused costs no other. A refusal of the whole (4xx) means that nothing of it was taken. It is a "
+            "503 only where no item was taken and sending the batch again may help."
+        ),
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": array("Envelope"),
+                "application/x-ndjson": {
+                    "schema": {"type": "string", "description": "An envelope a line; blank lines are nothing."}
+                },
+                "application/cloudevents-batch+json": array("CloudEvent"),
+            },
+        },
+        "responses": {
+            "200": {"description": "What became of each item.", "content": results},
+            "400": problem_response(Kind.MALFORMED),
+            "408": problem_response(Kind.REQUEST_TIMEOUT),
+            "413": problem_response(Kind.CONTENT_TOO_LARGE),
+            "415": problem_response(Kind.UNSUPPORTED_MEDIA_TYPE),
+            "422": problem_response(Kind.INVALID_EVENT),
             "429": problem_response(Kind.OVERLOADED, retry=True),
             "500": problem_response(Kind.INTERNAL_ERROR),
             "503": problem_response(Kind.NOT_ACCEPTED, Kind.OUTCOME_UNKNOWN, retry=True),
@@ -94,6 +144,31 @@ def _envelope(limits: Limits) -> dict[str, Any]:
     }
 
 
+def _cloudevent(limits: Limits) -> dict[str, Any]:
+    envelope = _envelope(limits)["properties"]
+    return {
+        "type": "object",
+        "description": "CloudEvents 1.0, structured. Attributes that are not named here are let pass and not kept.",
+        "required": ["specversion", "id", "source", "type"],
+        "properties": {
+            "specversion": {"const": "1.0"},
+            "id": {**envelope["idempotency_key"], "description": "The idempotency key."},
+            "source": envelope["source"],
+            "type": envelope["type"],
+            "time": {**envelope["occurred_at"], "description": "occurred_at."},
+            "datacontenttype": {"type": "string", "description": "JSON where there is none."},
+            "dataschema": {
+                "type": "string",
+                "description": "Its last part is the schema version where it is one, as in /orders/1.2; else that is 1.0.",
+            },
+            "partitionkey": {**envelope["ordering_key"], "description": "The ordering key."},
+            "traceparent": {"type": "string", "description": "W3C trace context of its creation."},
+            "data": {"description": "The payload; without data it is null."},
+            "data_base64": {"type": "string", "description": "In place of data."},
+        },
+    }
+
+
 _ACCEPTED: Final = {
     "type": "object",
     "required": ["event_id", "status"],
@@ -101,6 +176,25 @@ _ACCEPTED: Final = {
         "event_id": {"type": "string", "format": "uuid"},
         "status": {"enum": ["accepted", "duplicate"]},
         "dedup": {"const": "deferred", "description": "Accepted before its key could be looked up or remembered."},
+    },
+}
+_RESULTS: Final = {
+    "type": "object",
+    "required": ["results"],
+    "properties": {
+        "results": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["status"],
+                "properties": {
+                    "status": {"type": "integer", "description": "What a request of its own would have been answered."},
+                    "event_id": {"type": "string", "format": "uuid", "description": "Of what was taken (2xx)."},
+                    "dedup": {"const": "deferred"},
+                    "problem": {"$ref": "#/components/schemas/Problem"},
+                },
+            },
+        }
     },
 }
 _PROBLEM: Final = {

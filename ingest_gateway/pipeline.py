@@ -4,6 +4,8 @@
     publish     acks=all; the ack names the record       not acked: not accepted, or unknown
     remember    the key with the record's coordinates    the row that stands decides: mine, a duplicate, a conflict
 
+A batch of events is submitted as a whole: one future for all of them, and no task of its own for any.
+
 Equal ids share one flight: a follower is answered only when the first has its own answer. While as many batches as allowed
 are in flight the queue grows, so load makes batches larger and each costs one round trip per step. Batches reach their
 publish step in the order in which they were made, so events submitted in order are enqueued in order.
@@ -15,6 +17,7 @@ deduplication here, never events; the worker's own unique key remains.
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
@@ -84,6 +87,72 @@ class Memory(Protocol):
         """Take these keys over; bounded, so it may have to drop."""
 
 
+class Settles(Protocol):
+    """Who waits for an outcome: a future, or a place in a batch."""
+
+    def done(self) -> bool:
+        """Whether it has been told."""
+
+    def set_result(self, outcome: Outcome, /) -> None:
+        """Tell it, once."""
+
+
+class _Group:
+    """The outcomes of a batch, in its order, and the future that is done when all are there."""
+
+    __slots__ = ("missing", "outcomes", "settled")
+
+    def __init__(self, size: int, settled: asyncio.Future[None]) -> None:
+        self.outcomes: list[Outcome | None] = [None] * size
+        self.missing = size
+        self.settled = settled
+
+
+class _Place:
+    """One event's place in a batch."""
+
+    __slots__ = ("_group", "_position")
+
+    def __init__(self, group: _Group, position: int) -> None:
+        self._group = group
+        self._position = position
+
+    def done(self) -> bool:
+        """Whether its outcome is known."""
+        return self._group.outcomes[self._position] is not None
+
+    def set_result(self, outcome: Outcome, /) -> None:
+        """Its outcome; the last one of a batch settles it."""
+        group = self._group
+        group.outcomes[self._position] = outcome
+        group.missing -= 1
+        if not group.missing and not group.settled.done():
+            group.settled.set_result(None)
+
+
+class _Following:
+    """One event of a batch behind another one of its id: told, or submitted on its own, once that one is settled."""
+
+    __slots__ = ("_again", "_place", "_same")
+
+    def __init__(self, place: _Place, same: bool, again: Callable[[], None]) -> None:
+        self._place = place
+        self._same = same
+        self._again = again
+
+    def done(self) -> bool:
+        """Whether its outcome is known."""
+        return self._place.done()
+
+    def set_result(self, leader: Outcome, /) -> None:
+        """The outcome of the one before."""
+        outcome = for_follower(leader, same_payload=self._same)
+        if outcome is None:
+            self._again()
+        else:
+            self._place.set_result(outcome)
+
+
 class Flight:
     """One event on its way, and everybody who waits for it.
 
@@ -92,15 +161,13 @@ class Flight:
 
     __slots__ = ("arrived", "event", "followers", "republished", "settled", "traceparent", "wire")
 
-    def __init__(
-        self, event: Event, wire: bytes, traceparent: bytes | None, settled: asyncio.Future[Outcome], arrived: float
-    ) -> None:
+    def __init__(self, event: Event, wire: bytes, traceparent: bytes | None, settled: Settles, arrived: float) -> None:
         self.event = event
         self.wire = wire
         self.traceparent = traceparent
         self.settled = settled
         self.arrived = arrived
-        self.followers: list[asyncio.Future[Outcome]] = []
+        self.followers: list[Settles] = []
         self.republished = False
 
 
@@ -149,15 +216,17 @@ class Pipeline:
         self._sweep_scheduled = False
         self._last_turn: asyncio.Future[None] | None = None
         self._admission = Admission(policy.max_in_flight, policy.bytes_in_flight)
+        self._batched = 0
 
     @property
     def in_flight(self) -> int:
         """Events being worked on."""
-        return self._admission.in_flight
+        return self._admission.in_flight + self._batched
 
     @property
     def overloaded(self) -> Overloaded | None:
-        """The refusal to give now, before any work on a request; None while there is room for somebody."""
+        """The refusal to give now, before any work on a request; None while there is room for somebody. Events of
+        batches do not count here: whoever submits batches bounds how many there are."""
         return self.refusal() if self._admission.full else None
 
     @property
@@ -182,7 +251,9 @@ class Pipeline:
             while True:
                 leader = self._flights.get(event.id)
                 if leader is None:
-                    return await self._lead(event, wire, traceparent)
+                    settled: asyncio.Future[Outcome] = self._loop.create_future()
+                    self._lead(event, wire, traceparent, settled)
+                    return await settled
                 waiter = self._loop.create_future()
                 leader.followers.append(waiter)
                 same = leader.event.fingerprint == event.fingerprint
@@ -192,14 +263,41 @@ class Pipeline:
         finally:
             self._admission.leave(event.source, len(wire))
 
+    async def submit_many(self, events: Sequence[tuple[Event, bytes, bytes | None]]) -> list[Outcome]:
+        """What becomes of each event of a batch: (event, wire, traceparent) as for `submit`, and their order is kept.
+
+        Cut off by a cancellation it ends as ever, with Unknown for what is still on its way.
+        """
+        if not events:
+            return []
+        group = _Group(len(events), self._loop.create_future())
+        self._batched += len(events)
+        try:
+            for position, (event, wire, traceparent) in enumerate(events):
+                self._join(event, wire, traceparent, _Place(group, position))
+            await group.settled
+        except asyncio.CancelledError:
+            pass
+        finally:
+            self._batched -= len(events)
+        return [Unknown("stopping") if outcome is None else outcome for outcome in group.outcomes]
+
     async def drain(self) -> None:
         """Wait until nothing is in flight. Each flight has its deadlines, so this ends."""
         while self._queue or self._batches:
             self._kick()
             await asyncio.wait(set(self._batches))
 
-    def _lead(self, event: Event, wire: bytes, traceparent: bytes | None) -> asyncio.Future[Outcome]:
-        settled: asyncio.Future[Outcome] = self._loop.create_future()
+    def _join(self, event: Event, wire: bytes, traceparent: bytes | None, place: _Place) -> None:
+        leader = self._flights.get(event.id)
+        if leader is None:
+            self._lead(event, wire, traceparent, place)
+        else:
+            same = leader.event.fingerprint == event.fingerprint
+            again = functools.partial(self._join, event, wire, traceparent, place)
+            leader.followers.append(_Following(place, same, again))
+
+    def _lead(self, event: Event, wire: bytes, traceparent: bytes | None, settled: Settles) -> None:
         flight = Flight(event, wire, traceparent, settled, self._clock())
         self._flights[event.id] = flight
         self._queue.append(flight)
@@ -207,7 +305,6 @@ class Pipeline:
             # Not at once: what else arrives in this turn of the loop joins the same batch.
             self._kick_scheduled = True
             self._loop.call_soon(self._kick)
-        return settled
 
     def _kick(self) -> None:
         """Start batches while there is work and room."""

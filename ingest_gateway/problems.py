@@ -17,6 +17,7 @@ import orjson
 from schemas.errors import Invalid, Malformed, Reason, Rejected, TooLarge, UnsupportedMedia
 
 MEDIA_TYPE: Final = b"application/problem+json"
+ACCEPT: Final = b"application/json, application/cloudevents+json"
 TYPE_BASE: Final = "tag:plutus,2026:problem/"
 _RETRY_AFTER: Final = b"retry-after"
 
@@ -109,12 +110,12 @@ def problem(
     return encoded(kind.status, orjson.dumps(document), media_type=MEDIA_TYPE, headers=headers)
 
 
-def rejected(error: Rejected) -> Answer:
-    """The answer to input that was refused for what it is."""
+def rejected(error: Rejected, *, accept: bytes = ACCEPT) -> Answer:
+    """The answer to input that was refused for what it is. `accept`: the media types that the way in takes."""
     kind = _KINDS[type(error)]
     extra: Headers = []
     if kind is Kind.UNSUPPORTED_MEDIA_TYPE:
-        extra = [(b"accept", b"application/json")]
+        extra = [(b"accept", accept)]
     return problem(
         kind,
         error.message,

@@ -10,12 +10,14 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 from infra.runtime import log
-from ingest_gateway.head import Scope, read_head
+from ingest_gateway.bulk import is_batch
+from ingest_gateway.head import Head, Scope, read_head
 from ingest_gateway.intake import Disconnected, Endpoint, Receive
 from ingest_gateway.problems import Answer, Kind, problem, rejected
 from schemas.errors import Rejected
 
 INGEST: Final = "/api/v1/ingest"
+BATCH: Final = "/api/v1/ingest/batch"
 
 Send = Callable[[Any], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
@@ -62,6 +64,15 @@ class Shell:
                 answer = problem(Kind.INTERNAL_ERROR, "The gateway failed. Send the event again with the same key.")
             # What was refused unread is still on its way: closing spares reading it.
             await reply(send, answer, close=answer.status == 413 or self._draining())
+
+
+def single_or_batch(single: Endpoint, batch: Endpoint) -> Endpoint:
+    """CloudEvents clients send all three modes to one path: there a batch of them is a batch."""
+
+    def choose(head: Head, receive: Receive) -> Awaitable[Answer]:
+        return (batch if is_batch(head.content_type) else single)(head, receive)
+
+    return choose
 
 
 async def reply(send: Send, answer: Answer, *, close: bool = False) -> None:

@@ -41,16 +41,26 @@ class GatewaySettings(RuntimeSettings):
         description="JSON array of sources whose ordering_key chooses the partition; order breaks where this is switched.",
     )
 
+    # --- batches of events in one request
+    gateway_bulk_items: int = Field(EDGE.batch_items, ge=1, le=10_000, description="Most events of one batch request.")
+    gateway_bulk_bytes: int = Field(EDGE.batch_bytes, ge=1024, description="Largest body of one batch request.")
+    gateway_bulk_requests: int = Field(
+        4, ge=1, le=64, description="Batch requests whose events are in flight at once; others wait for their turn."
+    )
+
     # --- admission and batching
     gateway_max_in_flight: int = Field(
         1024,
         ge=1,
-        description="Events a process works on; up to a quarter more of sources below their share. Others are answered 429.",
+        description="Single events a process works on; up to a quarter more of sources below their share. Others are answered 429.",
     )
     gateway_max_bytes: int = Field(
         64 * 1024 * 1024,
         ge=1024 * 1024,
-        description="Bytes of bodies a process holds, a quarter of them for bodies still on their way. More are answered 429.",
+        description=(
+            "Bytes of bodies a process holds: a quarter for those still on their way, a quarter for batches, half for single "
+            "events in flight. More are answered 429."
+        ),
     )
     gateway_batch_size: int = Field(256, ge=1, le=5000, description="Most events of one micro-batch.")
     gateway_batches: int = Field(3, ge=1, le=64, description="Micro-batches in flight; each has its own connection.")
@@ -94,6 +104,14 @@ class GatewaySettings(RuntimeSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _batch_fits(self) -> Self:
+        if self.gateway_bulk_bytes > self.gateway_max_bytes // 4:
+            raise ValueError(
+                "GATEWAY_BULK_BYTES may be a quarter of GATEWAY_MAX_BYTES at most; lower the one or raise the other"
+            )
+        return self
+
     @property
     def limits(self) -> Limits:
         """The envelope's limits at this edge."""
@@ -103,4 +121,6 @@ class GatewaySettings(RuntimeSettings):
             nodes=self.gateway_nodes,
             key_chars=self.gateway_key_chars,
             source_chars=self.gateway_source_chars,
+            batch_items=self.gateway_bulk_items,
+            batch_bytes=self.gateway_bulk_bytes,
         )

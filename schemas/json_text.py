@@ -73,7 +73,7 @@ def load(raw: bytes, limits: Limits = SAFETY) -> Document:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
         raise _malformed(error) from None
-    if _has_more_values(raw, limits.nodes + _ENVELOPE_NODES):
+    if has_more_values(raw, limits.nodes + _ENVELOPE_NODES):
         raise TooLarge(f"The document holds more than {limits.nodes} values.")
     if _BACKSLASH in raw and b"\\u0000" in raw and _NUL_ESCAPE.search(raw):
         raise Invalid(
@@ -114,7 +114,7 @@ def check_size(raw: bytes, limits: Limits) -> None:
     Raises:
         Malformed: deeper than limits.depth. TooLarge: more than limits.nodes values.
     """
-    if _has_more_values(raw, limits.nodes):
+    if has_more_values(raw, limits.nodes):
         raise TooLarge(f"The payload holds more than {limits.nodes} values.", pointer="/payload")
     if _is_deeper(raw, limits.depth):
         raise Malformed(
@@ -122,7 +122,8 @@ def check_size(raw: bytes, limits: Limits) -> None:
         )
 
 
-def _has_more_values(raw: bytes, nodes: int) -> bool:
+def has_more_values(raw: bytes, nodes: int) -> bool:
+    """True when a JSON text holds more than `nodes` values, containers included. Of other text it says nothing."""
     if len(raw) <= nodes or raw.count(b",") + raw.count(b"{") + raw.count(b"[") < nodes:
         return False  # a value takes a byte, and each but the first a comma or an opened container
     bare = _without_strings(raw)

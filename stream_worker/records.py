@@ -2,6 +2,10 @@
 
 The same parser as the gateway's, with the worker's own limits, which refuse only for safety: what the edge accepted
 under its limits is never dead-lettered by a tighter worker.
+
+    content-type: application/cloudevents+json    a structured CloudEvent
+    ce_specversion: 1.0                           a binary CloudEvent: attributes in ce_ headers, the value is its data
+    anything else                                 an envelope, as the gateway publishes it
 """
 
 from __future__ import annotations
@@ -14,9 +18,10 @@ from typing import Any, Protocol
 
 import msgspec
 
+from schemas import cloudevents
 from schemas.errors import Reason, Rejected
 from schemas.event import Event, parse_envelope
-from schemas.headers import GATEWAY, PAYLOAD_ENCODING, TRACEPARENT, RecordHeaders, first
+from schemas.headers import CONTENT_TYPE, GATEWAY, JSON, PAYLOAD_ENCODING, TRACEPARENT, RecordHeaders, first
 from schemas.limits import SAFETY
 from schemas.opaque import BASE64, TEXT
 from stream_worker.outcomes import Dead
@@ -93,8 +98,13 @@ class Item(msgspec.Struct, frozen=True, eq=False, gc=False):
 
     @property
     def traceparent(self) -> bytes | None:
-        """The creation context, unchecked."""
-        return first(self.headers, TRACEPARENT)
+        """The creation context, unchecked: a CloudEvent's own, or the record's."""
+        kind = first(self.headers, CONTENT_TYPE)
+        if kind is not None and kind != JSON and self.value is not None and cloudevents.is_structured(kind):
+            own = cloudevents.traceparent_of(self.value)
+        else:
+            own = first(self.headers, cloudevents.KAFKA_TRACEPARENT)
+        return own or first(self.headers, TRACEPARENT)
 
     @property
     def appended_ms(self) -> int:
@@ -180,8 +190,15 @@ def _parse(record: KafkaRecord) -> Event:
         raise Rejected("The record's headers are too many or too large.", reason=Reason.HEADERS_TOO_LARGE)
     if record.value is None:
         raise Rejected("The record has no value.", reason=Reason.NULL_VALUE)
+    said = dict(reversed(headers)) if headers else {}  # the first of a name counts
+    kind = said.get(CONTENT_TYPE)
+    if kind is not None and kind != JSON and cloudevents.is_structured(kind):
+        return cloudevents.structured(record.value, SAFETY).event
+    if cloudevents.KAFKA_MARK in said:
+        attributes = cloudevents.kafka_attributes(headers)
+        return cloudevents.binary(attributes, cloudevents.is_json_type(kind), record.value, SAFETY).event
     event = parse_envelope(record.value, SAFETY)
-    encoding = first(headers, PAYLOAD_ENCODING) if headers else None
+    encoding = said.get(PAYLOAD_ENCODING)
     if encoding in _ENCODINGS and event.payload.startswith(b'"'):
         return msgspec.structs.replace(event, payload_encoding=_ENCODINGS[encoding])
     return event

@@ -15,6 +15,7 @@ import httpx
 from tests.harness import Service, envelope
 
 INGEST = "/api/v1/ingest"
+BATCH = f"{INGEST}/batch"
 JSON = {"content-type": "application/json"}
 
 

@@ -20,6 +20,7 @@ from ingest_gateway.metrics import version
 from ingest_gateway.settings import GatewaySettings
 from ingest_gateway.web import web
 from schemas import headers, payloads
+from schemas.cloudevents import KAFKA_PREFIX
 from schemas.errors import Reason
 from schemas.vectors import published
 
@@ -67,7 +68,7 @@ def asyncapi() -> dict[str, Any]:
         },
         "defaultContentType": "application/json",
         "channels": {
-            "events": _channel(events, {"event", *payloads.TYPES}),
+            "events": _channel(events, {"event", "cloudEvent", "cloudEventBinary", *payloads.TYPES}),
             "deadLetters": _channel(dead, {"deadLetter"}),
         },
         "operations": {
@@ -126,7 +127,24 @@ def _messages() -> dict[str, Any]:
         "payload": {"description": "Whatever was refused: it need not be JSON."},
     }
     del dead["examples"]
-    return {"event": event, "deadLetter": dead, **{name: _typed(name, event) for name in payloads.TYPES}}
+    structured = {
+        **dead,
+        "title": "A CloudEvent, structured",
+        "summary": "CloudEvents 1.0. source and id are its key, as source and idempotency_key are an envelope's.",
+        "contentType": "application/cloudevents+json",
+        "headers": {"$ref": "#/components/schemas/CloudEventHeaders"},
+        "payload": {"$ref": "#/components/schemas/CloudEvent"},
+    }
+    binary = {
+        **structured,
+        "title": "A CloudEvent, binary",
+        "summary": "CloudEvents 1.0: the attributes are headers, the value is the data. Null is refused.",
+        "contentType": "application/json",
+        "headers": {"$ref": "#/components/schemas/CloudEventBinaryHeaders"},
+        "payload": {"description": "JSON as it is; of another content-type it is kept as a JSON string."},
+    }
+    special = {"deadLetter": dead, "cloudEvent": structured, "cloudEventBinary": binary}
+    return {"event": event, **special, **{name: _typed(name, event) for name in payloads.TYPES}}
 
 
 def _typed(name: str, event: dict[str, Any]) -> dict[str, Any]:
@@ -148,8 +166,27 @@ def _typed(name: str, event: dict[str, Any]) -> dict[str, Any]:
 
 def _envelope() -> dict[str, Any]:
     """The envelope as HTTP takes it, with its key: over HTTP that may stand in a header, in a record it may not."""
-    schemas = gateway_openapi.describe({}, GatewaySettings(**_NOWHERE).limits)["components"]["schemas"]
-    return {**schemas["Envelope"], "required": [*schemas["Envelope"]["required"], "idempotency_key"]}
+    envelope = _gateway_schemas()["Envelope"]
+    return {**envelope, "required": [*envelope["required"], "idempotency_key"]}
+
+
+def _gateway_schemas() -> dict[str, Any]:
+    described = gateway_openapi.describe({}, GatewaySettings(**_NOWHERE).limits)
+    return dict(described["components"]["schemas"])
+
+
+def _cloudevent_headers() -> dict[str, Any]:
+    attributes = _gateway_schemas()["CloudEvent"]
+    kept = {name: rule for name, rule in attributes["properties"].items() if not name.startswith("data")}
+    kept["dataschema"] = attributes["properties"]["dataschema"]
+    return {
+        "type": "object",
+        "required": [f"{KAFKA_PREFIX}{name}" for name in attributes["required"]],
+        "properties": {
+            headers.CONTENT_TYPE: {"type": "string", "description": "Of the data; JSON where there is none."},
+            **{f"{KAFKA_PREFIX}{name}": rule for name, rule in kept.items()},
+        },
+    }
 
 
 def _schemas() -> dict[str, Any]:
@@ -158,6 +195,12 @@ def _schemas() -> dict[str, Any]:
     )
     return {
         "Envelope": _envelope(),
+        "CloudEvent": _gateway_schemas()["CloudEvent"],
+        "CloudEventHeaders": {
+            **_headers({headers.CONTENT_TYPE: ("string", "application/cloudevents+json.")}),
+            "required": [headers.CONTENT_TYPE],
+        },
+        "CloudEventBinaryHeaders": _cloudevent_headers(),
         "Key": {"type": "string", "description": "The source, or source:ordering_key where the source opted in."},
         "EventHeaders": _headers(
             {

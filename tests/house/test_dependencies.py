@@ -38,6 +38,7 @@ IMPORTED_AS = {
     "jgo": "jgo",
 }
 IMPORTED_BY_TESTS_AS = {
+    "cloudevents": "cloudevents",
     "httpx": "httpx",
     "hypothesis": "hypothesis",
     "jsonschema": "jsonschema",

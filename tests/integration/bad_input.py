@@ -11,7 +11,8 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.gateway_kit import INGEST, request
+from ingest_gateway.problems import ACCEPT
+from tests.gateway_kit import BATCH, INGEST, request
 
 MARK = "MaRk00"
 ROWS = range(1, 83)
@@ -172,7 +173,7 @@ def _routes() -> list[Case]:
             for target in ("/x%00", "/%ff", "/x%0d%0aSet-Cookie:%20a=b", "/api/v1/../v1/ingest/..", "/healthz/../x")
         ],
         refused(30, "trailing slash", request(event(), target=INGEST + "/"), 404, there),
-        refused(31, "no Content-Type", headed(kind=None), 415, "unsupported_media", accept="application/json"),
+        refused(31, "no Content-Type", headed(kind=None), 415, "unsupported_media", accept=ACCEPT.decode()),
         *[
             refused(32, kind, headed(kind=kind), 415, "unsupported_media")
             for kind in (
@@ -183,7 +184,8 @@ def _routes() -> list[Case]:
             )
         ],
         refused(33, "latin-1", headed(kind="application/json; charset=latin-1"), 415, "unsupported_media"),
-        refused(34, "CloudEvents", headed(kind="application/cloudevents+json"), 415, "unsupported_media"),
+        refused(34, "an envelope as a CloudEvent", headed(kind="application/cloudevents+json"), 422, "bad_id"),
+        refused(34, "CloudEvents in XML", headed(kind="application/cloudevents+xml"), 415, "unsupported_media"),
         refused(35, "gzip", headed("Content-Encoding: gzip"), 415, "unsupported_media"),
         refused(
             36,
@@ -330,6 +332,10 @@ def _members() -> list[Case]:
         taken(76, "CR LF ESC", request(event(f"{MARK}\r\n\x1b[31m\u202e\u2028"))),
         refused(76, "in a source", request(event(source=f"{MARK}\r\n\x1b[31m")), 422, invalid),
         taken(77, "unknown type and version", request(event(type="nobody.knows", schema_version="999"))),
+        refused(78, "a batch of none", request(b"[]", target=BATCH), 422, invalid),
+        refused(
+            78, "a batch of 1,001", request(b"[" + b",".join([event()] * 1_001) + b"]", target=BATCH), 413, "too_large"
+        ),
     ]
 
 
@@ -347,6 +353,7 @@ ELSEWHERE = {
     45: "test_duplicate_conflict_and_refusals",
     73: "test_new_sources_cost_no_series",
     77: "test_row_77_a_strict_registry_refuses_what_has_no_schema",
+    78: "test_each_item_has_its_result_in_order",
     79: "test_a_kafka_that_is_down_is_not_accepted_and_comes_back_without_a_restart",
     80: "test_a_frozen_kafka_is_outcome_unknown_and_the_retry_takes_effect_once",
     81: "test_without_postgres_events_are_accepted_and_remembered_later",

@@ -149,7 +149,7 @@ async def test_a_refusal_waits_for_the_answers_before_it() -> None:
 
 
 async def test_unfinished_bodies_share_a_room_and_whole_ones_need_none() -> None:
-    async with serving(gateway_max_bytes=1024 * 1024, gateway_body_timeout=30) as site:
+    async with serving(gateway_max_bytes=1024 * 1024, gateway_bulk_bytes=1024, gateway_body_timeout=30) as site:
         room = 256 * 1024
         async with line_to(site) as first, line_to(site) as second, line_to(site) as third:
             await first.send(request(b"x" * (room - 50_000), length=room))

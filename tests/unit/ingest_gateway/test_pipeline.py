@@ -325,3 +325,80 @@ def test_every_pair_of_equal_and_unequal_payloads_is_told_apart() -> None:
     for left, right in itertools.product(payloads, repeat=2):
         outcome = against(event("a", left), Known(event("a", right).fingerprint, 0, 0))
         assert outcome is (DUPLICATE if left == right else CONFLICT)
+
+
+def as_batch(*events: Event) -> list[tuple[Event, bytes, bytes | None]]:
+    """What `submit_many` takes, with the key as the record's value."""
+    return [(one, one.idempotency_key.encode(), None) for one in events]
+
+
+async def test_a_batch_keeps_its_order_and_finds_its_own_copies() -> None:
+    rig = Rig(Policy(2, 3, 1000, 5.0, False))
+    events = [event("c"), event("a"), event("a"), event("b"), event("a", 2), event("d")]
+    outcomes = await rig.pipeline.submit_many(as_batch(*events))
+    assert [type(each) for each in outcomes] == [
+        Accepted,
+        Accepted,
+        type(DUPLICATE),
+        Accepted,
+        type(CONFLICT),
+        Accepted,
+    ]
+    assert [flight.wire for flight in rig.log.order] == [b"c", b"a", b"b", b"d"]
+    assert rig.pipeline.in_flight == 0
+    assert await rig.pipeline.submit_many([]) == []
+
+
+async def test_batches_and_single_events_share_flights() -> None:
+    rig = Rig(held=True)
+    single = rig.start(event("a"))
+    await until_quiet()
+    batch = asyncio.create_task(rig.pipeline.submit_many(as_batch(event("a"), event("a", 2), event("b"))))
+    await until_quiet()
+    late = rig.start(event("b"))
+    await until_quiet()
+    assert rig.pipeline.in_flight == 5
+    first, *_ = await release_all(rig.steps, [*single, *late])
+    assert isinstance(first, Accepted)
+    assert late[0].result() is DUPLICATE
+    outcomes = await batch
+    assert (outcomes[0], outcomes[1], type(outcomes[2])) == (DUPLICATE, CONFLICT, Accepted)
+    assert len(rig.log) == 2
+
+
+async def test_in_a_batch_too_what_follows_a_conflict_is_submitted_on_its_own() -> None:
+    rig = Rig()
+    await rig.submit(event("a", "stored"))
+    outcomes = await rig.pipeline.submit_many(
+        as_batch(event("a", 1), event("a", "stored"), event("a", 1), event("a", 2), event("a", "stored"))
+    )
+    assert outcomes == [CONFLICT, DUPLICATE, CONFLICT, CONFLICT, DUPLICATE]
+
+
+async def test_a_batch_that_is_cut_off_knows_what_it_does_not_know() -> None:
+    rig = Rig(held=True)
+    await_known = rig.start(event("known"))
+    await release_all(rig.steps, await_known)
+    batch = asyncio.create_task(rig.pipeline.submit_many(as_batch(event("known"), event("new"))))
+    await until_quiet()
+    rig.steps.release()  # the look-up answers one of them
+    await until_quiet()
+    batch.cancel()
+    assert await batch == [DUPLICATE, Unknown("stopping")]
+    assert rig.pipeline.in_flight == 0
+    while rig.steps.waiting:
+        rig.steps.release()
+        await until_quiet()
+    await rig.pipeline.drain()
+    assert len(rig.log) == 2
+
+
+async def test_events_of_batches_are_no_requests() -> None:
+    rig = Rig(Policy(100, 3, 2, 5.0, False), held=True)
+    batch = asyncio.create_task(rig.pipeline.submit_many(as_batch(*[event(f"k{n}") for n in range(50)])))
+    await until_quiet()
+    tasks = rig.start(event("a"), event("b"), event("c"))
+    await until_quiet()
+    assert isinstance(tasks[2].result(), Overloaded)
+    assert [type(each) for each in await release_all(rig.steps, tasks[:2])] == [Accepted, Accepted]
+    assert len(await batch) == 50

@@ -10,34 +10,50 @@ import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from infra.runtime.telemetry import Telemetry, parse_traceparent
+from ingest_gateway import bulk
 from ingest_gateway.breaker import Breaker
+from ingest_gateway.bulk import Bulk
 from ingest_gateway.deferred import Deferred
 from ingest_gateway.head import Head
 from ingest_gateway.intake import Intake, Receive
 from ingest_gateway.metrics import Metrics
 from ingest_gateway.pipeline import Pipeline, Policy
 from ingest_gateway.problems import Answer, Kind, problem
-from ingest_gateway.routes import INGEST, Shell
+from ingest_gateway.routes import BATCH, INGEST, Shell, single_or_batch
 from ingest_gateway.settings import GatewaySettings
 from ingest_gateway.single import single
 from schemas.event import parse_envelope
 from schemas.registry import default
-from tests.fakes.gateway import MemoryKeys, MemoryLog
+from tests.fakes.gateway import MemoryKeys, MemoryLog, Steps
 from tests.harness import envelope, eventually
 
 SETTINGS = GatewaySettings(
     kafka_bootstrap_servers="unused:1",
     database_url="postgresql://u:p@unused/db",
     gateway_body_bytes=2048,
+    gateway_bulk_items=10,
+    gateway_bulk_bytes=8192,
 )
 TRACE = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 class Rig:
-    """A shell with the ingest endpoint over ports in memory."""
+    """A shell with the ingest endpoints over ports in memory.
 
-    def __init__(self, *, max_in_flight: int = 100, exporter: InMemorySpanExporter | None = None) -> None:
-        self.keys, self.log = MemoryKeys(), MemoryLog()
+    held: the steps of look-up and publication wait to be released. bytes_held, wait: of batches.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_in_flight: int = 100,
+        exporter: InMemorySpanExporter | None = None,
+        held: bool = False,
+        bytes_held: int = 1_000_000,
+        wait: float = 30.0,
+    ) -> None:
+        steps = Steps(held=held)
+        self.keys, self.log = MemoryKeys(steps), MemoryLog(steps)
         self.metrics = Metrics()
         self.draining = False
         self.telemetry = Telemetry(SETTINGS, "test", exporter)
@@ -46,8 +62,9 @@ class Rig:
         deferred = Deferred(self.keys, breaker, 10)
         self.pipeline = Pipeline(self.keys, self.log, deferred, breaker, policy, lambda: 0.0)
         intake = Intake(self.pipeline, self.metrics, self.telemetry, default(strict=False).check)
-        ingest = intake.endpoint(INGEST, single(SETTINGS.limits))
-        self.shell = Shell({INGEST: ingest, "/crash": crash}, elsewhere, lambda: self.draining)
+        batch = Bulk(BATCH, intake, SETTINGS.limits, bulk.Policy(2, bytes_held, wait), self.pipeline.refusal)
+        ingest = single_or_batch(intake.endpoint(INGEST, single(SETTINGS.limits)), batch)
+        self.shell = Shell({INGEST: ingest, BATCH: batch, "/crash": crash}, elsewhere, lambda: self.draining)
 
     async def call(
         self,
@@ -168,7 +185,7 @@ async def test_a_body_announced_too_large_is_refused_unread_and_the_connection_g
 
 async def test_a_wrong_content_type_is_told_what_would_be_right() -> None:
     status, headers, _ = await Rig().call(envelope("shop", "a", 1), kind=b"text/plain")
-    assert (status, headers[b"accept"]) == (415, b"application/json")
+    assert (status, headers[b"accept"]) == (415, b"application/json, application/cloudevents+json")
     assert (await Rig().call(envelope("shop", "a", 1), kind=None))[0] == 415
 
 

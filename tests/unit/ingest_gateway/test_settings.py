@@ -21,6 +21,7 @@ def test_the_defaults_are_those_of_the_design() -> None:
     limits = settings.limits
     assert (limits.body_bytes, limits.depth, limits.nodes) == (256 * 1024, 64, 10_000)
     assert (limits.key_chars, limits.source_chars) == (255, 255)
+    assert (limits.batch_items, limits.batch_bytes) == (1_000, 4 * 1024 * 1024)
 
 
 def test_every_field_says_what_it_is() -> None:
@@ -32,6 +33,15 @@ def test_a_body_that_would_not_fit_a_record_is_refused_at_the_start(monkeypatch:
     load(GatewaySettings)
     monkeypatch.setenv("KAFKA_MAX_MESSAGE_BYTES", str(256 * 1024 + 64 * 1024 - 1))
     with pytest.raises(SettingsError, match="KAFKA_MAX_MESSAGE_BYTES"):
+        load(GatewaySettings)
+
+
+def test_a_batch_that_would_find_no_room_is_refused_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GATEWAY_MAX_BYTES", str(4 * 1024 * 1024))
+    monkeypatch.setenv("GATEWAY_BULK_BYTES", str(1024 * 1024))
+    load(GatewaySettings)
+    monkeypatch.setenv("GATEWAY_BULK_BYTES", str(1024 * 1024 + 1))
+    with pytest.raises(SettingsError, match="GATEWAY_BULK_BYTES"):
         load(GatewaySettings)
 
 

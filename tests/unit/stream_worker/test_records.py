@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -116,3 +117,83 @@ def test_dead_letter_headers_are_added_replaced_and_taken_off_again(headers: lis
 def test_the_content_hash_tells_null_from_empty_and_key_from_value() -> None:
     made = {read(v, key=k).content_hash for k in (None, b"", b"a", b"ab") for v in (None, b"", b"b", b"ab")}
     assert len(made) == 16
+
+
+STRUCTURED = [("content-type", b"application/cloudevents+json; charset=UTF-8")]
+ATTRIBUTES: list[tuple[str, bytes | None]] = [
+    ("ce_specversion", b"1.0"),
+    ("ce_id", b"k"),
+    ("ce_source", b"src"),
+    ("ce_type", b"paid"),
+]
+TRACE = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+def structured(**members: object) -> bytes:
+    return json.dumps({"specversion": "1.0", "id": "k", "source": "src", "type": "paid", **members}).encode()
+
+
+def test_a_cloudevent_is_the_same_event_as_its_envelope() -> None:
+    plain = read(envelope("k", {"n": 1}))
+    for item in (
+        read(structured(data={"n": 1.0}), STRUCTURED),
+        read(b'{"n": 1}', ATTRIBUTES),
+        read(b'{"n":1.0}', [("content-type", b"application/json"), *ATTRIBUTES]),
+    ):
+        assert item.dead is None
+        assert item.event is not None
+        assert plain.event is not None
+        assert (item.id, item.event.fingerprint, item.event.type) == (plain.id, plain.event.fingerprint, "paid")
+        assert item.key_matches
+        assert not item.from_gateway
+
+
+def test_the_data_of_a_binary_cloudevent_may_be_anything() -> None:
+    for kind, value, payload, encoding in (
+        (b"text/plain", b"hi", b'"hi"', "text"),
+        (b"application/octet-stream", b"\xff", b'"/w=="', "base64"),
+        (b"text/plain", b"", b'""', "text"),
+    ):
+        event = read(value, [("content-type", kind), *ATTRIBUTES]).event
+        assert event is not None
+        assert (event.payload, event.payload_encoding) == (payload, encoding)
+
+
+@pytest.mark.parametrize(
+    ("value", "headers", "reason"),
+    [
+        (None, ATTRIBUTES, Reason.NULL_VALUE),
+        (None, STRUCTURED, Reason.NULL_VALUE),
+        (b"{", STRUCTURED, Reason.MALFORMED_JSON),
+        (b"{", ATTRIBUTES, Reason.MALFORMED_JSON),
+        (b"[]", STRUCTURED, Reason.NOT_OBJECT),
+        (b"1", [*ATTRIBUTES, ("ce_id", b"other")], Reason.UNDECODABLE),
+        (b"1", [*ATTRIBUTES, ("ce_time", b"\xff")], Reason.UNDECODABLE),
+        (b"1", [*ATTRIBUTES[:1], *ATTRIBUTES[2:]], Reason.BAD_ID),
+        (b"1", [*ATTRIBUTES[:1], ("ce_id", None), *ATTRIBUTES[2:]], Reason.BAD_ID),
+        (b"1", [("ce_specversion", b"0.3"), *ATTRIBUTES[1:]], Reason.SCHEMA_INVALID),
+        (b"1", [("ce_specversion", None)], Reason.BAD_ID),
+        (b"[" * 65 + b"]" * 65, ATTRIBUTES, Reason.TOO_DEEP),
+        (structured(data="\0"), STRUCTURED, Reason.UNSTORABLE_TEXT),
+        (structured(), [], Reason.SCHEMA_INVALID),
+    ],
+)
+def test_reasons_of_cloudevents(value: bytes | None, headers: Any, reason: Reason) -> None:
+    item = read(value, headers)
+    assert item.event is None
+    assert item.dead is not None
+    assert (item.dead.reason, item.dead.step) == (reason, "parse")
+
+
+def test_the_trace_of_its_creation_goes_before_the_records() -> None:
+    record: list[tuple[str, bytes | None]] = [("traceparent", b"the record's")]
+    assert read(structured(traceparent=TRACE.decode()), [*record, *STRUCTURED]).traceparent == TRACE
+    assert read(b"1", [*record, ("ce_traceparent", TRACE), *ATTRIBUTES]).traceparent == TRACE
+    assert read(structured(traceparent=5), [*record, *STRUCTURED]).traceparent == b"the record's"
+    assert read(b"\xff", [*record, *STRUCTURED]).traceparent == b"the record's"
+    assert read(None, [*record, *STRUCTURED]).traceparent == b"the record's"
+
+
+def test_a_stray_header_makes_no_cloudevent() -> None:
+    item = read(envelope("k"), [("ce_other", b"x"), ("content-type", b"text/plain")])
+    assert item.dead is None
