@@ -72,6 +72,8 @@ def describe(event_id: UUID, row: Any) -> dict[str, Any]:
         "event_id": str(event_id),
         "status": row["status"] or _BY_STATE[row["state"]],
         "received_at": row["accepted_at"],
+        "partition": row["partition"],
+        "offset": row["record_offset"],
         "processed_at": row["processed_at"],
         "attempts": row["attempts"] or 0,
         "handled_by": row["handled_by"],

@@ -21,7 +21,8 @@ RETURNING event_id;
 
 -- name: event_status
 -- One event as it stands: its key, its row once there is one, and its latest failure.
-SELECT k.state, k.accepted_at, e.status, e.processed_at, e.attempts, e.handled_by, f.reason, f.step
+SELECT k.state, k.accepted_at, k."partition", k.record_offset, e.status, e.processed_at, e.attempts, e.handled_by,
+       f.reason, f.step
   FROM event_keys AS k
   LEFT JOIN events AS e ON e.received_at = k.accepted_at AND e.event_id = k.event_id
   LEFT JOIN LATERAL (SELECT reason, step FROM failures WHERE event_id = k.event_id ORDER BY last_at DESC LIMIT 1) AS f

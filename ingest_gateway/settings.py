@@ -6,6 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from infra.runtime import explain
 from infra.runtime.settings import Port, RuntimeSettings, Seconds
 from schemas.limits import EDGE, Limits
 
@@ -124,3 +125,7 @@ class GatewaySettings(RuntimeSettings):
             batch_items=self.gateway_bulk_items,
             batch_bytes=self.gateway_bulk_bytes,
         )
+
+
+if __name__ == "__main__":
+    explain.main(GatewaySettings)

@@ -128,6 +128,8 @@ _STATUS: dict[str, Any] = {
         "event_id": {"type": "string", "format": "uuid"},
         "status": {"enum": ["RECEIVED", "RETRYING", "PROCESSED", "FAILED"]},
         "received_at": {"type": "string", "format": "date-time"},
+        "partition": {"type": "integer", "description": "Of the record that created the event, in the events topic."},
+        "offset": {"type": "integer", "description": "Of the same record."},
         "processed_at": {"type": ["string", "null"], "format": "date-time"},
         "attempts": {"type": "integer"},
         "handled_by": {"type": ["string", "null"]},

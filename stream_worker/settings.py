@@ -6,6 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from infra.runtime import explain
 from infra.runtime.settings import Port, RuntimeSettings, Seconds
 
 
@@ -87,3 +88,7 @@ class WorkerSettings(RuntimeSettings):
         if not self.worker_handler_timeout < self.idle_in_transaction:
             raise ValueError("WORKER_HANDLER_TIMEOUT must be shorter than 0.6 x WORKER_SESSION_TIMEOUT")
         return self
+
+
+if __name__ == "__main__":
+    explain.main(WorkerSettings)

@@ -24,7 +24,7 @@ from pydantic import Field, SecretStr
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from infra.cli.output import FAILED, UNREACHABLE, USAGE, Failure
+from infra.cli.output import FAILED, UNREACHABLE, USAGE, Failure, Problem
 from infra.local import endpoints
 from infra.local.endpoints import Endpoints
 from infra.local.settings import LocalSettings
@@ -34,17 +34,37 @@ from infra.runtime.tables import engine
 _KAFKA_AWAY = (KafkaConnectionError, KafkaTimeoutError, NodeNotReadyError, RequestTimedOutError, TimeoutError, OSError)
 _COMMAND_TIMEOUT = 60.0
 
-# SQLSTATE -> (exit code, what is wrong, what to do).
+# SQLSTATE -> (exit code, which error, what is wrong, what to do).
 _STATES = {
-    "28P01": (FAILED, "it refused the user or the password", "check DATABASE_URL"),
-    "28000": (FAILED, "it does not let this user in", "check DATABASE_URL and the server's pg_hba.conf"),
-    "3D000": (FAILED, "it has no database of that name", "correct DATABASE_URL"),
-    "42P01": (FAILED, "a table of this release is missing", "plutus migrate"),
-    "42703": (FAILED, "a column of this release is missing", "plutus migrate"),
-    "42501": (FAILED, "this role may not do that", "use a role with the grants of migrations/roles.sql"),
-    "53300": (UNREACHABLE, "it has no free connection", "run it again, or raise max_connections"),
-    "57P03": (UNREACHABLE, "it is starting up or shutting down", "run it again in a moment"),
-    "57014": (FAILED, "the statement took too long", "run it again with a narrower filter"),
+    "28P01": (FAILED, Problem.POSTGRES_REFUSED, "it refused the user or the password", "check DATABASE_URL"),
+    "28000": (
+        FAILED,
+        Problem.POSTGRES_REFUSED,
+        "it does not let this user in",
+        "check DATABASE_URL and the server's pg_hba.conf",
+    ),
+    "3D000": (FAILED, Problem.POSTGRES_REFUSED, "it has no database of that name", "correct DATABASE_URL"),
+    "42P01": (FAILED, Problem.SCHEMA_OUTDATED, "a table of this release is missing", "plutus migrate"),
+    "42703": (FAILED, Problem.SCHEMA_OUTDATED, "a column of this release is missing", "plutus migrate"),
+    "42501": (
+        FAILED,
+        Problem.NOT_ALLOWED,
+        "this role may not do that",
+        "use a role with the grants of migrations/roles.sql",
+    ),
+    "53300": (
+        UNREACHABLE,
+        Problem.POSTGRES_UNREACHABLE,
+        "it has no free connection",
+        "run it again, or raise max_connections",
+    ),
+    "57P03": (
+        UNREACHABLE,
+        Problem.POSTGRES_UNREACHABLE,
+        "it is starting up or shutting down",
+        "run it again in a moment",
+    ),
+    "57014": (FAILED, Problem.TOO_SLOW, "the statement took too long", "run it again with a narrower filter"),
 }
 
 
@@ -88,6 +108,19 @@ def settings_at(found: Endpoints) -> RuntimeSettings:
         Failure: settings are wrong.
     """
     return _of(found, _read(OperatorSettings))
+
+
+def gateway_url(given: str | None = None) -> str:
+    """The gateway's base URL: the one given, that of PLUTUS_GATEWAY, or that of the system in PLUTUS_HOME.
+
+    Raises:
+        Failure: settings are wrong, or that is no URL. LocalError: nothing runs in PLUTUS_HOME.
+    """
+    settings = _read(LocalSettings)
+    url = given or settings.plutus_gateway or endpoints.of_running(settings.home).gateway
+    if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+        raise Failure("That is no URL of a gateway.", advice="--gateway http://localhost:8000", code=USAGE)
+    return url.rstrip("/")
 
 
 def _read(kind: type[S]) -> S:
@@ -138,17 +171,21 @@ def reaching_kafka(settings: RuntimeSettings) -> Iterator[None]:
         yield
     except AuthenticationFailedError as error:
         raise Failure(
-            f"{where} does not let us in.", cause=type(error).__name__, advice="check KAFKA_SASL_*"
+            f"{where} does not let us in.",
+            cause=type(error).__name__,
+            advice="check KAFKA_SASL_*",
+            problem=Problem.KAFKA_REFUSED,
         ) from error
     except _KAFKA_AWAY as error:
         raise Failure(
             f"{where} did not answer.",
             cause=_cause(error),
-            advice="check that it runs and that KAFKA_BOOTSTRAP_SERVERS names it",
+            advice="check that it runs and that KAFKA_BOOTSTRAP_SERVERS names it; plutus doctor",
             code=UNREACHABLE,
+            problem=Problem.KAFKA_UNREACHABLE,
         ) from error
     except KafkaError as error:
-        raise Failure(f"{where} refused.", cause=str(error)) from error
+        raise Failure(f"{where} refused.", cause=str(error), problem=Problem.KAFKA_REFUSED) from error
 
 
 def _postgres_failure(error: BaseException, settings: RuntimeSettings) -> Failure:
@@ -156,16 +193,19 @@ def _postgres_failure(error: BaseException, settings: RuntimeSettings) -> Failur
     where = f"Postgres at {url.hostname}:{url.port or 5432}"
     state = getattr(error, "sqlstate", None) or ""
     if state in _STATES:
-        code, cause, advice = _STATES[state]
-        return Failure(f"{where} cannot be used: {cause}.", advice=advice, code=code)
+        code, problem, cause, advice = _STATES[state]
+        return Failure(f"{where} cannot be used.", cause=cause, advice=advice, code=code, problem=problem)
     if isinstance(error, OSError | asyncpg.InterfaceError) or state.startswith("08"):
         return Failure(
             f"{where} did not answer.",
             cause=_cause(error),
-            advice="check that it runs and that DATABASE_URL names it",
+            advice="check that it runs and that DATABASE_URL names it; plutus doctor",
             code=UNREACHABLE,
+            problem=Problem.POSTGRES_UNREACHABLE,
         )
-    return Failure(f"{where} failed.", cause=f"{type(error).__name__} {state}".strip())
+    return Failure(
+        f"{where} failed.", cause=f"{type(error).__name__} {state}".strip(), problem=Problem.POSTGRES_REFUSED
+    )
 
 
 def _driver_error(error: BaseException) -> BaseException:

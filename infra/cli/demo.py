@@ -14,16 +14,16 @@ import tempfile
 import uuid
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from infra.cli.output import DONE, AsJson, finish, say
-from infra.local import endpoints
-from infra.local.endpoints import Endpoints
 from infra.local.errors import LocalError
-from infra.local.settings import LocalSettings
-from infra.local.system import Options, System
+
+if TYPE_CHECKING:
+    from infra.local.endpoints import Endpoints
+    from infra.local.system import System
 
 HANDLERS = "stream_worker.examples.earthquakes"
 _WORKERS = 2
@@ -35,7 +35,7 @@ _TICK = 0.2
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
 
-    @app.command("demo")
+    @app.command("demo", epilog="Example: plutus demo --against .plutus/endpoints.json")
     def command(
         against: Annotated[
             Path | None, typer.Option(metavar="FILE", help="endpoints.json of a running system to use instead.")
@@ -57,6 +57,9 @@ def play_alone(seconds: float, as_json: bool) -> int:
     Raises:
         LocalError: the system could not be started or kept alive. Failure: something did not answer.
     """
+    from infra.local.settings import LocalSettings
+    from infra.local.system import Options, System
+
     home = Path(tempfile.mkdtemp(prefix="plutus-demo-"))
     settings = LocalSettings(plutus_home=home, gateway_port=0, kafka_port=0, postgres_port=0, worker_metrics_port=0)
     system = System(home, settings, Options(workers=_WORKERS, handlers=HANDLERS), say)
@@ -105,6 +108,7 @@ def play_against(file: Path, seconds: float, as_json: bool) -> int:
         LocalError: there is no such system. Failure: it did not answer for too long.
     """
     from infra.cli.demo_play import Play, Stage
+    from infra.local import endpoints
 
     last = endpoints.read(file)
 

@@ -17,7 +17,7 @@ import orjson
 from sqlalchemy import ARRAY, BindParameter, LargeBinary, Uuid, any_, column, func, literal, select, table
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from infra.cli.demo_send import Answer, get
+from infra.cli.http import Answer, get
 from infra.cli.reader import Offsets, Reader
 from infra.cli.replay import FAILURE_ID
 from infra.demo.bad import Poison

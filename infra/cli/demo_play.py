@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 from infra.cli import demo_audit, queries
 from infra.cli.connect import database, settings_at
 from infra.cli.demo_audit import Run
-from infra.cli.demo_send import Answer, OutOfTime, Poster, Where, Writer
+from infra.cli.demo_send import OutOfTime, Poster, Where, Writer
+from infra.cli.http import Answer
 from infra.cli.output import DONE, FAILED, UNREACHABLE, Failure, say, show_json, show_table
 from infra.cli.progress import Progress
 from infra.cli.reader import Offsets, open_reader

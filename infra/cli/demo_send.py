@@ -11,14 +11,14 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlsplit
 
-import httptools
-import orjson
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
+from infra.cli import http
+from infra.cli.http import Answer, Connection
 from infra.cli.output import UNREACHABLE, Failure
 from infra.local.endpoints import Endpoints
 from infra.runtime.kafka import connection
@@ -30,7 +30,6 @@ _CLOSE_SECONDS = 5.0
 _FIRST_WAIT = 0.1
 _LONGEST_WAIT = 2.0
 _TRY_AGAIN = (429, 503)
-_CHUNK = 65_536
 
 Where = Callable[[], Endpoints]
 """The addresses of the system now: they may be others after it was started again."""
@@ -41,43 +40,6 @@ class OutOfTime(Failure):
 
     def __init__(self, what: str) -> None:
         super().__init__(f"{what} within the deadline.", code=UNREACHABLE)
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """An HTTP answer. seconds: from sending the request to having read it."""
-
-    status: int
-    body: bytes
-    seconds: float
-
-    @property
-    def members(self) -> dict[str, Any]:
-        """The body's JSON object; empty where it is none."""
-        with suppress(orjson.JSONDecodeError):
-            found = orjson.loads(self.body)
-            if isinstance(found, dict):
-                return found
-        return {}
-
-
-class _Exchange:
-    """Reads one answer (httptools' callbacks)."""
-
-    def __init__(self) -> None:
-        self.body = b""
-        self.done = False
-
-    def on_body(self, body: bytes) -> None:
-        """A part of the body."""
-        self.body += body
-
-    def on_message_complete(self) -> None:
-        """That was all."""
-        self.done = True
-
-
-Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Poster:
@@ -129,57 +91,19 @@ class Poster:
         try:
             async with asyncio.timeout(_ATTEMPT_SECONDS):
                 url = urlsplit(self._where().gateway)
-                reader, writer = self._idle.pop() if self._idle else await _connect(url.hostname, url.port)
+                reader, writer = self._idle.pop() if self._idle else await http.connect(url)
                 began = clock()
                 head = f"POST {INGEST} HTTP/1.1\r\nHost: {url.netloc}\r\nContent-Type: application/json\r\n"
                 writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-                status, content, kept = await _read_answer(reader)
+                status, content, kept = await http.read_answer(reader)
                 return Answer(status, content, clock() - began)
-        except (OSError, TimeoutError, httptools.HttpParserError):
+        except http.MISSED:
             return None
         finally:
             if kept and writer is not None:
                 self._idle.append((reader, writer))
             elif writer is not None:
                 writer.close()
-
-
-async def get(url: str) -> str:
-    """The body of `url`, as text.
-
-    Raises:
-        Failure: no answer, or another than 200.
-    """
-    parts = urlsplit(url)
-    try:
-        async with asyncio.timeout(_ATTEMPT_SECONDS):
-            reader, writer = await _connect(parts.hostname, parts.port)
-            try:
-                writer.write(f"GET {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nConnection: close\r\n\r\n".encode())
-                status, body, _ = await _read_answer(reader)
-            finally:
-                writer.close()
-    except (OSError, TimeoutError, httptools.HttpParserError) as error:
-        raise Failure(f"{url} did not answer.", cause=type(error).__name__, code=UNREACHABLE) from error
-    if status != 200:
-        raise Failure(f"{url} answered {status}.")
-    return body.decode()
-
-
-async def _connect(host: str | None, port: int | None) -> Connection:
-    return await asyncio.open_connection(host, port or 80)
-
-
-async def _read_answer(reader: asyncio.StreamReader) -> tuple[int, bytes, bool]:
-    """Status, body, and whether the connection is kept."""
-    exchange = _Exchange()
-    parser = httptools.HttpResponseParser(exchange)
-    while not exchange.done:
-        data = await reader.read(_CHUNK)
-        if not data:
-            raise ConnectionResetError
-        parser.feed_data(data)
-    return parser.get_status_code(), exchange.body, parser.should_keep_alive()
 
 
 @dataclass

@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(no_args_is_help=True, help="The dead-letter topic.")
     app.add_typer(group, name="dlq")
 
-    @group.command("replay")
+    @group.command("replay", epilog="Example: plutus dlq replay --reason handler_error --rate 50 --dry-run")
     def command(
         any_id: AnyId = None,
         reason: ByReason = None,
@@ -69,7 +69,7 @@ def register(app: typer.Typer) -> None:
 
         run(replay)
 
-    @group.command("reconcile")
+    @group.command("reconcile", epilog="Example: plutus dlq reconcile --dry-run")
     def reconcile(
         dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be repaired.")] = False,
         as_json: AsJson = False,
@@ -77,7 +77,7 @@ def register(app: typer.Typer) -> None:
         """Compare the failures table with the dead-letter topic, and repair either from the other."""
         run(lambda: _reconcile(dry_run, as_json))
 
-    @group.command("jobs")
+    @group.command("jobs", epilog="Example: plutus dlq jobs --limit 5")
     def jobs_(
         limit: Annotated[int, typer.Option(min=1, max=10_000, help="The latest so many.")] = 20,
         as_json: AsJson = False,

@@ -1,20 +1,45 @@
-"""`plutus events show ID`: what became of one event.
+"""`plutus events`: what became of single events (`show ID`), and which events there are (`list`).
 
-The id is the `event_id` that the gateway answered with. The payload is shown with `--payload` only.
+Payloads are what strangers sent: they are shown by `show --payload` only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
 from uuid import UUID
 
 import orjson
 import typer
 
-from infra.cli.output import DONE, NOTHING_MATCHED, AsJson, Failure, run, say, show, show_fields, show_json, show_table
+from infra.cli.filters import AfterCursor, BySource, ByType, Limit, moment, no_cursor
+from infra.cli.output import (
+    DONE,
+    NOTHING_MATCHED,
+    AsJson,
+    Failure,
+    run,
+    say,
+    show,
+    show_fields,
+    show_json,
+    show_table,
+)
 
+if TYPE_CHECKING:
+    from infra.cli.event_queries import EventFilter
+
+_COLUMNS = ("event", "received", "status", "source", "key", "type", "handled by", "attempts")
 _HIDDEN = ("state", "runs", "accepted_partition", "accepted_offset", "topic", "partition", "offset")
+
+
+class Status(StrEnum):
+    """Statuses that an event's row may have. RECEIVED has none yet: `plutus groups lag` tells how many those are."""
+
+    PROCESSED = "PROCESSED"
+    RETRYING = "RETRYING"
+    FAILED = "FAILED"
 
 
 def register(app: typer.Typer) -> None:
@@ -22,11 +47,43 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(no_args_is_help=True, help="Events: what became of them.")
     app.add_typer(group, name="events")
 
-    @group.callback()
-    def events() -> None:
-        """A group with one command would otherwise become that command."""
+    @group.command("list", epilog="Example: plutus events list --status FAILED --source shop --since 2026-05-01")
+    def list_(
+        status: Annotated[Status | None, typer.Option(help="Only this status.")] = None,
+        source: BySource = None,
+        of_type: ByType = None,
+        key: Annotated[str | None, typer.Option(help="Only this idempotency key; with --source it is quick.")] = None,
+        handler: Annotated[str | None, typer.Option(help="Only those that this handler took.")] = None,
+        since: Annotated[
+            str | None, typer.Option(metavar="TIME", help="Only received then or later; ISO 8601.")
+        ] = None,
+        until: Annotated[str | None, typer.Option(metavar="TIME", help="Only received before; ISO 8601.")] = None,
+        limit: Limit = 50,
+        after: AfterCursor = None,
+        as_json: AsJson = False,
+    ) -> None:
+        """The latest received first. The next page's cursor is told at the end of a full one.
 
-    @group.command("show")
+        Events that are accepted and not yet processed are in Kafka alone: plutus groups lag counts them.
+        """
+
+        async def page() -> int:
+            from infra.cli.event_queries import EventFilter
+
+            wanted = EventFilter(
+                status=None if status is None else status.value,
+                source=source,
+                type=of_type,
+                key=key,
+                handled_by=handler,
+                since=moment("--since", since),
+                until=moment("--until", until),
+            )
+            return await _list(wanted, limit, after, as_json)
+
+        run(page)
+
+    @group.command("show", epilog="Example: plutus events show 4d9f1039-58b9-5808-aa82-4b40ead17a9c --payload")
     def command(
         event_id: Annotated[UUID, typer.Argument(metavar="ID", help="The event_id that the gateway answered with.")],
         payload: Annotated[bool, typer.Option("--payload", help="Show the payload too.")] = False,
@@ -34,6 +91,29 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Status, times, attempts, the record it came in, its handler and its failures."""
         run(lambda: _show(event_id, payload, as_json))
+
+
+async def _list(wanted: EventFilter, limit: int, after: str | None, as_json: bool) -> int:
+    from infra.cli.connect import database, operator_settings
+    from infra.cli.event_queries import EventCursor, list_events
+
+    try:
+        cursor = EventCursor.parse(after) if after else None
+    except ValueError:
+        raise no_cursor() from None
+    async with database(operator_settings(postgres=True)) as db:
+        rows = await list_events(db, wanted, limit=limit, after=cursor)
+    if as_json:
+        for row in rows:
+            show_json(row)
+    elif rows:
+        names = ("event_id", "received_at", "status", "source", "idempotency_key", "type", "handled_by", "attempts")
+        show_table(_COLUMNS, [[row[name] for name in names] for row in rows])
+    if len(rows) == limit:
+        say(f"more: the same with --after {EventCursor(rows[-1]['received_at'], rows[-1]['event_id'])}")
+    if not rows:
+        say("no event matches")
+    return DONE if rows else NOTHING_MATCHED
 
 
 async def _show(event_id: UUID, payload: bool, as_json: bool) -> int:

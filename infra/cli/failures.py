@@ -15,6 +15,7 @@ import typer
 
 from infra.cli.events import record
 from infra.cli.filters import (
+    AfterCursor,
     AnyId,
     ByClass,
     ByKey,
@@ -22,17 +23,18 @@ from infra.cli.filters import (
     BySource,
     ByType,
     From,
+    Limit,
     Since,
     Status,
     Until,
     Yes,
     asked,
     confirm,
+    no_cursor,
 )
 from infra.cli.output import (
     DONE,
     NOTHING_MATCHED,
-    USAGE,
     AsJson,
     Failure,
     plural,
@@ -56,7 +58,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(no_args_is_help=True, help="Failures: what could not be processed, and why.")
     app.add_typer(group, name="failures")
 
-    @group.command("list")
+    @group.command("list", epilog="Example: plutus failures list --reason handler_error --since 2026-05-01")
     def list_(
         status: Annotated[Status, typer.Option(help="Only this status.")] = Status.OPEN,
         reason: ByReason = None,
@@ -66,8 +68,8 @@ def register(app: typer.Typer) -> None:
         error_class: ByClass = None,
         since: Since = None,
         until: Until = None,
-        limit: Annotated[int, typer.Option(min=1, max=10_000, help="Rows of a page.")] = _LIMIT,
-        after: Annotated[str | None, typer.Option(metavar="CURSOR", help="Go on after that page.")] = None,
+        limit: Limit = _LIMIT,
+        after: AfterCursor = None,
         as_json: AsJson = False,
     ) -> None:
         """The latest first. The next page's cursor is told at the end of a full one."""
@@ -87,7 +89,7 @@ def register(app: typer.Typer) -> None:
 
         run(page)
 
-    @group.command("show")
+    @group.command("show", epilog="Example: plutus failures show 3e803e6d-1f5b-4db6-8675-7c8df4497385 --payload")
     def show(
         failure_id: Annotated[UUID, typer.Argument(metavar="ID", help="The failure's id.")],
         payload: Annotated[bool, typer.Option("--payload", help="Show key, value and headers too.")] = False,
@@ -96,7 +98,7 @@ def register(app: typer.Typer) -> None:
         """One failure; its key, value and headers as sizes only, unless asked for."""
         run(lambda: _show(failure_id, payload, as_json))
 
-    @group.command("retry")
+    @group.command("retry", epilog="Example: plutus failures retry --reason handler_error --source shop --yes")
     def retry(
         any_id: AnyId = None,
         status: Annotated[Status, typer.Option(help="Those of this status.")] = Status.OPEN,
@@ -128,7 +130,9 @@ def register(app: typer.Typer) -> None:
 
         run(send)
 
-    @group.command("discard")
+    @group.command(
+        "discard", epilog="Example: plutus failures discard --reason malformed_json --until 2026-05-01 --yes"
+    )
     def discard(
         any_id: AnyId = None,
         reason: ByReason = None,
@@ -208,9 +212,7 @@ async def _list(wanted: Filter, limit: int, after: str | None, as_json: bool) ->
     try:
         cursor = queries.Cursor.parse(after) if after else None
     except ValueError:
-        raise Failure(
-            "That is no cursor.", advice="give --after what the page before told at its end", code=USAGE
-        ) from None
+        raise no_cursor() from None
     async with database(operator_settings(postgres=True)) as db:
         rows = await queries.list_failures(db, wanted, limit=limit, after=cursor)
     if as_json:

@@ -41,6 +41,8 @@ ByKey = Annotated[str | None, typer.Option("--key", help="Only events with this 
 ByClass = Annotated[str | None, typer.Option("--class", help="Only this error class or SQLSTATE.")]
 Since = Annotated[str | None, typer.Option("--since", metavar="TIME", help="Only failed then or later; ISO 8601.")]
 Until = Annotated[str | None, typer.Option("--until", metavar="TIME", help="Only failed before; ISO 8601.")]
+Limit = Annotated[int, typer.Option("--limit", min=1, max=10_000, help="Rows of a page.")]
+AfterCursor = Annotated[str | None, typer.Option("--after", metavar="CURSOR", help="Go on after that page.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 
@@ -71,8 +73,8 @@ def asked(
         type=of_type,
         key=key,
         error_class=error_class,
-        since=_moment("--since", since),
-        until=_moment("--until", until),
+        since=moment("--since", since),
+        until=moment("--until", until),
     )
 
 
@@ -90,11 +92,21 @@ def confirm(question: str, *, yes: bool) -> None:
         raise Failure("Nothing was changed.")
 
 
-def _moment(option: str, text: str | None) -> datetime | None:
+def moment(option: str, text: str | None) -> datetime | None:
+    """The time that an option names; without a zone it is UTC.
+
+    Raises:
+        Failure: it is none.
+    """
     if text is None:
         return None
     try:
-        moment = datetime.fromisoformat(text)
+        found = datetime.fromisoformat(text)
     except ValueError:
         raise Failure(f"{option} is no time.", advice=f"{option} 2026-05-01T12:00:00+02:00", code=USAGE) from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def no_cursor() -> Failure:
+    """What was given as a cursor is none."""
+    return Failure("That is no cursor.", advice="give --after what the page before told at its end", code=USAGE)

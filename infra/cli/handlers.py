@@ -42,12 +42,12 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(no_args_is_help=True, help="Handlers: what takes which events, and what is wrong.")
     app.add_typer(group, name="handlers")
 
-    @group.command("list")
+    @group.command("list", epilog="Example: plutus handlers list points")
     def list_(modules: Modules = None, as_json: AsJson = False) -> None:
         """List the registered handlers and what each matches."""
         run(lambda: _list(modules or [], as_json))
 
-    @group.command("check")
+    @group.command("check", epilog="Example: plutus handlers check points stock --json")
     def check(modules: Modules = None, as_json: AsJson = False) -> None:
         """Say what is wrong with the handlers; exit code 1 if anything is."""
         run(lambda: _check(modules or [], as_json))

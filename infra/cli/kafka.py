@@ -6,17 +6,14 @@ This process becomes the tool: its arguments, its standard streams and its exit 
 from __future__ import annotations
 
 import os
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from infra.local import endpoints, java
 from infra.local.errors import LocalError
-from infra.local.jars import Jars
-from infra.local.kafka import LOG4J
-from infra.local.settings import LocalSettings
-from infra.local.stack import to_stderr
-from infra.runtime.settings import load_or_exit
+
+if TYPE_CHECKING:
+    from infra.local.settings import LocalSettings
 
 _TOOLS: Final = "org.apache.kafka.tools"
 MAIN_CLASSES: Final = {
@@ -53,6 +50,11 @@ def run_tool(tool: str, given: list[str], settings: LocalSettings) -> None:
     Raises:
         LocalError: no such tool, no jars, no Java, or nothing runs to talk to.
     """
+    from infra.local import endpoints, java
+    from infra.local.jars import Jars
+    from infra.local.kafka import LOG4J
+    from infra.local.stack import to_stderr
+
     main_class = MAIN_CLASSES.get(tool)
     if main_class is None:
         raise LocalError(f"There is no Kafka tool {tool!r}. There are: {', '.join(MAIN_CLASSES)}.")
@@ -77,6 +79,7 @@ def register(app: typer.Typer) -> None:
 
     @app.command(
         "kafka",
+        epilog="Example: plutus kafka consumer-groups --describe --group plutus",
         context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
     )
     def command(
@@ -87,4 +90,7 @@ def register(app: typer.Typer) -> None:
         if tool in ("-h", "--help"):
             typer.echo(context.get_help())
             return
+        from infra.local.settings import LocalSettings
+        from infra.runtime.settings import load_or_exit
+
         run_tool(tool, context.args, load_or_exit(LocalSettings))

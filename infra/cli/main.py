@@ -1,26 +1,62 @@
 """The `plutus` command. One module per group of commands; each adds its own with `register`.
 
-Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 69 a service
-cannot be reached, 130 interrupted.
+Data goes to stdout, everything else to stderr. Nouns with verbs for what there is (`events list`, `groups lag`), plain
+verbs for what is done every day (`up`, `send`, `tail`, `doctor`). Exit codes are those of `output.EXIT_CODES`.
+
+Nothing here, and nothing that is imported to know the commands, imports a client: `plutus --help` and the completion of
+a word must not wait for libraries that they do not use. A command imports what it needs when it runs.
 """
 
 from __future__ import annotations
 
-import sys
-
 import typer
 
-from infra.cli import demo, dlq, events, failures, handlers, kafka, migrate, topics, up
+from infra.cli import (
+    config,
+    demo,
+    dlq,
+    doctor,
+    events,
+    failures,
+    groups,
+    handlers,
+    kafka,
+    migrate,
+    output,
+    send,
+    tail,
+    topics,
+    up,
+)
+from infra.cli.output import Failure, Problem
 from infra.local.errors import LocalError
 
 app = typer.Typer(
     name="plutus",
     help="Takes in events that will be sent again and makes each take effect exactly once.",
+    epilog="Exit codes: "
+    + ", ".join(f"{code} {words}" for code, words in output.EXIT_CODES.items())
+    + ". Data goes to "
+    "stdout, everything else to stderr; --json prints one object a line. Example: plutus up",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
-for _module in (demo, up, migrate, topics, events, handlers, failures, dlq, kafka):
+for _module in (
+    up,
+    demo,
+    send,
+    tail,
+    doctor,
+    events,
+    failures,
+    dlq,
+    groups,
+    handlers,
+    topics,
+    migrate,
+    config,
+    kafka,
+):
     _module.register(app)
 
 
@@ -29,8 +65,8 @@ def run() -> None:
     try:
         app(prog_name="plutus")
     except LocalError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+        output.tell(Failure(str(error), problem=Problem.LOCAL))
+        raise SystemExit(output.FAILED) from None
 
 
 if __name__ == "__main__":

@@ -14,20 +14,17 @@ from importlib import resources
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-import asyncpg
 import typer
-from pydantic import SecretStr, ValidationError
 
-from infra.runtime.partitions import Ensured, ensure_partitions
-from infra.runtime.settings import load_or_exit
+from infra.cli.output import FAILED, UNREACHABLE, Failure, Problem, tell
 
 if TYPE_CHECKING:
+    from infra.runtime.partitions import Ensured
     from infra.runtime.tables import DatabaseSettings
 
-FAILED = 1
-UNREACHABLE = 69
 _COMMAND_TIMEOUT = 600.0
 _LOCK_TIMEOUT = 5.0
+_LOCATION = str(resources.files("migrations")).replace("%", "%%")
 
 # SQLSTATE -> (exit code, what to do). 57P03 comes while a server starts or stops, 53300 when it is full.
 _ADVICE = {
@@ -66,7 +63,9 @@ def migrate(database_url: str) -> None:
     Raises:
         MigrationError: with the reason. Migrations run in one transaction: a failed one has changed nothing.
     """
+    import asyncpg
     from alembic.util import CommandError
+    from pydantic import SecretStr, ValidationError
     from sqlalchemy.exc import SQLAlchemyError
 
     from infra.runtime.tables import DatabaseSettings
@@ -87,19 +86,31 @@ def migrate(database_url: str) -> None:
     _say(f"partitions: {len(done.made)} made, {done.moved} rows moved into them")
 
 
+def revisions() -> tuple[str, list[str]]:
+    """The revision that this release needs, and all that it knows."""
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+    config = Config()
+    config.set_main_option("script_location", _LOCATION)
+    scripts = ScriptDirectory.from_config(config)
+    return str(scripts.get_current_head()), [each.revision for each in scripts.walk_revisions()]
+
+
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
 
-    @app.command("migrate")
+    @app.command("migrate", epilog="Example: plutus migrate")
     def command() -> None:
         """Bring the database of DATABASE_URL to the schema of this release, and make partitions ahead."""
+        from infra.runtime.settings import load_or_exit
         from infra.runtime.tables import DatabaseSettings
 
         settings = load_or_exit(DatabaseSettings)
         try:
             migrate(settings.dsn)
         except MigrationError as error:
-            _say(f"error: {error}")
+            tell(Failure(str(error), code=error.exit_code, problem=Problem.MIGRATION))
             raise typer.Exit(error.exit_code) from None
 
 
@@ -109,13 +120,14 @@ def _upgrade(settings: DatabaseSettings) -> None:
     from alembic.script import ScriptDirectory
 
     config = Config(stdout=sys.stderr)
-    config.set_main_option("script_location", str(resources.files("migrations")).replace("%", "%%"))
+    config.set_main_option("script_location", _LOCATION)
     config.attributes["settings"] = settings
     command.upgrade(config, "head")
     _say(f"schema: at {ScriptDirectory.from_config(config).get_current_head()}")
 
 
 async def _partitions(settings: DatabaseSettings) -> Ensured:
+    from infra.runtime.partitions import ensure_partitions
     from infra.runtime.tables import connect
 
     conn = await connect(settings, name="plutus-migrate", command_timeout=_COMMAND_TIMEOUT)
@@ -127,6 +139,8 @@ async def _partitions(settings: DatabaseSettings) -> Ensured:
 
 def _driver_error(error: BaseException) -> BaseException:
     """The driver's own error below SQLAlchemy's wrappers."""
+    import asyncpg
+
     while not isinstance(error, asyncpg.PostgresError | OSError) and error.__cause__ is not None:
         error = error.__cause__
     return error

@@ -1,8 +1,9 @@
 """What every `plutus` command keeps to when it speaks.
 
-Data goes to stdout, everything else to stderr. `--json` prints one object a line. An error says what happened, why and
-what to do. Whatever is printed came from strangers: what no terminal should get as it is (control characters, changes of
-the writing direction) is shown as an escape, in JSON as well as in text.
+Data goes to stdout, everything else to stderr. `--json` prints one object a line. An error has a code that scripts can
+match on and OPERATIONS.md explains; it says what happened, why and what to do. Whatever is printed came from strangers:
+what no terminal should get as it is (control characters, changes of the writing direction) is shown as an escape, in
+JSON as well as in text. Colours are for terminals alone, and not where NO_COLOR is set.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import sys
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from datetime import datetime
+from enum import StrEnum
 from typing import Annotated, Any, Final, NoReturn
 from uuid import UUID
 
@@ -23,9 +25,49 @@ import typer
 DONE: Final = 0
 FAILED: Final = 1
 USAGE: Final = 2
+PARTLY: Final = 3
 NOTHING_MATCHED: Final = 4
 UNREACHABLE: Final = 69
 INTERRUPTED: Final = 130
+
+EXIT_CODES: Final = {
+    DONE: "done",
+    FAILED: "failed",
+    USAGE: "wrong usage or settings",
+    PARTLY: "partly done",
+    NOTHING_MATCHED: "nothing matched",
+    UNREACHABLE: "a service cannot be reached",
+    INTERRUPTED: "interrupted",
+}
+
+
+class Problem(StrEnum):
+    """Codes of errors; each has its line in OPERATIONS.md."""
+
+    FAILED = "failed"
+    USAGE = "usage"
+    NOTHING_MATCHED = "nothing_matched"
+    UNREACHABLE = "unreachable"
+    LOCAL = "local"
+    MIGRATION = "migration"
+    KAFKA_UNREACHABLE = "kafka_unreachable"
+    KAFKA_REFUSED = "kafka_refused"
+    TOPIC_MISSING = "topic_missing"
+    POSTGRES_UNREACHABLE = "postgres_unreachable"
+    POSTGRES_REFUSED = "postgres_refused"
+    SCHEMA_OUTDATED = "schema_outdated"
+    NOT_ALLOWED = "not_allowed"
+    TOO_SLOW = "too_slow"
+    GATEWAY_UNREACHABLE = "gateway_unreachable"
+    GATEWAY_REFUSED = "gateway_refused"
+    NOT_SETTLED = "not_settled"
+
+
+_BY_EXIT_CODE: Final = {
+    USAGE: Problem.USAGE,
+    NOTHING_MATCHED: Problem.NOTHING_MATCHED,
+    UNREACHABLE: Problem.UNREACHABLE,
+}
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
 
@@ -35,12 +77,15 @@ class Failure(Exception):
 
     Args:
         what: happened; cause: why, where that is known; advice: what to do next.
-        code: the exit code.
+        code: the exit code. problem: which error it is; the one that goes with the exit code by default.
     """
 
-    def __init__(self, what: str, *, cause: str = "", advice: str = "", code: int = FAILED) -> None:
+    def __init__(
+        self, what: str, *, cause: str = "", advice: str = "", code: int = FAILED, problem: Problem | None = None
+    ) -> None:
         super().__init__(what)
         self.what, self.cause, self.advice, self.code = what, cause, advice, code
+        self.problem = problem or _BY_EXIT_CODE.get(code, Problem.FAILED)
 
 
 def say(text: str) -> None:
@@ -114,7 +159,7 @@ def finish(command: Callable[[], int]) -> NoReturn:
         code = command()
         sys.stdout.flush()
     except Failure as failure:
-        _tell(failure)
+        tell(failure)
         code = failure.code
     except (KeyboardInterrupt, asyncio.CancelledError):
         say("interrupted")
@@ -132,8 +177,9 @@ def _plain(value: object) -> str:
     raise TypeError(type(value).__name__)
 
 
-def _tell(failure: Failure) -> None:
-    say(f"error: {failure.what}")
+def tell(failure: Failure) -> None:
+    """Say what went wrong, why, and what to do."""
+    say(f"error[{failure.problem}]: {failure.what}")
     if failure.cause:
         say(f"cause: {failure.cause}")
     if failure.advice:

@@ -16,7 +16,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, RowMapping, Text, and_, cast, false, func, or_, select, true, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from infra.runtime.tables import event_keys, events, failures
+from infra.runtime.tables import event_keys, events, failures, partition_claims
 from schemas.errors import Reason
 
 OPEN = "open"
@@ -239,6 +239,15 @@ async def count_failures(db: AsyncConnection, wanted: Filter) -> int:
     """How many failures there are."""
     number: int = (await db.execute(select(func.count()).select_from(failures).where(*_matching(wanted)))).scalar_one()
     return number
+
+
+async def next_offsets(db: AsyncConnection, group: str, topic: str) -> dict[int, int]:
+    """By partition, the first offset whose effects are not in this database; those that were never worked on are left out."""
+    claims = partition_claims.c
+    query = select(claims.partition, claims.next_offset).where(
+        claims.group == group, claims.topic == topic, claims.next_offset.is_not(None)
+    )
+    return {row.partition: row.next_offset for row in await db.execute(query)}
 
 
 async def now(db: AsyncConnection) -> datetime:

@@ -15,7 +15,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from infra.cli.connect import reaching_kafka
-from infra.cli.output import UNREACHABLE, Failure
+from infra.cli.output import UNREACHABLE, Failure, Problem
 from infra.runtime.kafka import connection
 from infra.runtime.settings import RuntimeSettings
 
@@ -121,7 +121,9 @@ async def open_reader(settings: RuntimeSettings, topic: str) -> AsyncIterator[Re
             async with asyncio.timeout(_START_SECONDS):
                 await consumer.start()
         if not consumer.assignment():
-            raise Failure(f"Topic {topic} does not exist.", advice="plutus topics create")
+            raise Failure(
+                f"Topic {topic} does not exist.", advice="plutus topics create", problem=Problem.TOPIC_MISSING
+            )
         yield Reader(settings, consumer, topic)
     finally:
         with suppress(TimeoutError, KafkaError):

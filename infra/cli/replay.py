@@ -175,12 +175,17 @@ class Pace:
         """Records to send at once: of about a second."""
         return _PAGE if self._rate is None else max(1, min(_PAGE, int(self._rate)))
 
+    @property
+    def pause(self) -> float:
+        """Seconds until the next may be sent."""
+        return max(0.0, self._due - self._clock())
+
     async def wait(self, count: int) -> None:
         """Until `count` more may be sent, or the stop."""
         if self._rate is None:
             return
         with suppress(TimeoutError):
-            async with asyncio.timeout(max(0.0, self._due - self._clock())):
+            async with asyncio.timeout(self.pause):
                 await self._stop.wait()
         self._due = max(self._due, self._clock()) + count / self._rate
 

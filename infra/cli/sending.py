@@ -185,15 +185,17 @@ def _report(tally: Tally, order: Order, job_id: UUID | None) -> None:
 
 
 @contextmanager
-def stopping_on_signals(stop: asyncio.Event) -> Iterator[None]:
-    """Inside, the first SIGINT or SIGTERM sets `stop`, a second one cancels what is under way."""
+def stopping_on_signals(
+    stop: asyncio.Event, words: str = "stopping after this batch; once more to stop at once"
+) -> Iterator[None]:
+    """Inside, the first SIGINT or SIGTERM sets `stop` and says so, a second one cancels what is under way."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
 
     def told() -> None:
         if stop.is_set() and task is not None:
             task.cancel()
         stop.set()
-        say("stopping after this batch; once more to stop at once")
+        say(words)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, told)

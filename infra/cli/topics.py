@@ -16,12 +16,12 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(no_args_is_help=True, help="The two topics: create them, check their settings.")
     app.add_typer(group, name="topics")
 
-    @group.command("create")
+    @group.command("create", epilog="Example: plutus topics create")
     def create(as_json: AsJson = False) -> None:
         """Create the topics that are missing."""
         run(lambda: _create(as_json))
 
-    @group.command("check")
+    @group.command("check", epilog="Example: plutus topics check --json")
     def check(as_json: AsJson = False) -> None:
         """Say what is not as it should be; exit code 1 if anything is."""
         run(lambda: _check(as_json))

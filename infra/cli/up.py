@@ -11,16 +11,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Annotated, Self
+from typing import TYPE_CHECKING, Annotated, Self
 from urllib.parse import urlsplit
 
 import typer
 
-from infra.local.endpoints import Endpoints
-from infra.local.settings import LocalSettings
-from infra.local.stack import to_stderr
-from infra.local.system import PLUTUS, Options, Programs, System
-from infra.runtime.settings import load_or_exit
+if TYPE_CHECKING:
+    from infra.local.endpoints import Endpoints
+    from infra.local.settings import LocalSettings
+    from infra.local.system import Options, Programs
 
 _TICK = 0.1
 _CUT_SHORT = 130
@@ -63,14 +62,17 @@ class Signals:
             raise _Interrupted
 
 
-def up(settings: LocalSettings, options: Options, programs: Programs = PLUTUS) -> int:
+def up(settings: LocalSettings, options: Options, programs: Programs | None = None) -> int:
     """Run the system until a signal; the exit code.
 
     Raises:
         LocalError: it could not be started or kept alive; all is stopped by then.
     """
+    from infra.local.stack import to_stderr
+    from infra.local.system import PLUTUS, System
+
     signals = Signals()
-    system = System(settings.home, settings, options, programs=programs)
+    system = System(settings.home, settings, options, programs=programs or PLUTUS)
     with signals:
         try:
             with signals.interrupting():
@@ -90,7 +92,7 @@ def up(settings: LocalSettings, options: Options, programs: Programs = PLUTUS) -
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
 
-    @app.command("up")
+    @app.command("up", epilog="Example: plutus up --workers 3 --handlers points")
     def command(
         workers: Annotated[int, typer.Option(min=0, help="Number of workers.")] = 2,
         gateway_processes: Annotated[
@@ -100,6 +102,10 @@ def register(app: typer.Typer) -> None:
         handlers: Annotated[str | None, typer.Option(metavar="MODULE", help="Module with event handlers.")] = None,
     ) -> None:
         """Run Kafka, Postgres, the gateway and workers here until Ctrl-C; data stays in PLUTUS_HOME."""
+        from infra.local.settings import LocalSettings
+        from infra.local.system import Options
+        from infra.runtime.settings import load_or_exit
+
         options = Options(workers, gateway_processes, partitions, handlers)
         raise typer.Exit(up(load_or_exit(LocalSettings), options))
 

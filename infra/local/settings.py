@@ -12,6 +12,7 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from infra.runtime import explain
 from infra.runtime.settings import Port
 
 _SIZE = r"^[1-9][0-9]*(kB|MB|GB)$"
@@ -25,6 +26,11 @@ class LocalSettings(BaseSettings):
     )
 
     plutus_home: Path = Field(Path(".plutus"), description="Folder of the local data, logs and endpoints.json.")
+    plutus_gateway: str | None = Field(
+        None,
+        pattern=r"^https?://[^/?#]+(/[^?#]*)?$",
+        description="Base URL of the gateway for `plutus send` and `plutus doctor`. Unset: that of the system in PLUTUS_HOME.",
+    )
     plutus_cache: Path | None = Field(
         None, description="Folder of the fetched Kafka jars. Unset: plutus/ below XDG_CACHE_HOME or ~/.cache."
     )
@@ -61,3 +67,7 @@ class LocalSettings(BaseSettings):
         if self.plutus_cache:
             return self.plutus_cache.absolute()
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "plutus"
+
+
+if __name__ == "__main__":
+    explain.main(LocalSettings)

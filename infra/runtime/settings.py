@@ -214,6 +214,15 @@ def load_or_exit(kind: type[S]) -> S:
         raise SystemExit(2) from None
 
 
+def source_of(name: str) -> str:
+    """Where the value of a field comes from: `file PATH`, `environment` or `default`."""
+    path = os.environ.get(f"{name.upper()}_FILE")
+    if path:
+        return f"file {path}"
+    # The library reads names in any case, and takes an empty value for none.
+    return "environment" if any(value and key.lower() == name for key, value in os.environ.items()) else "default"
+
+
 def _from_files(kind: type[BaseSettings]) -> tuple[dict[str, Any], dict[str, str]]:
     """Values and mistakes of NAME_FILE, which names a file that holds NAME. Both set: the file wins."""
     values: dict[str, Any] = {}

@@ -3,7 +3,7 @@
 A ```console block is a session: each line after `$ ` is a command, what follows it is what it prints. ```sh blocks hold
 what needs a terminal or a machine of its own. ```python blocks are files, named in their first line.
 
-Printed times, random ids and the width of columns differ from run to run; `same` sees past them and past nothing else.
+Printed times, durations, random ids and the width of columns differ from run to run; `same` sees past them and past nothing else.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from tests.stack import ROOT
 README = ROOT / "README.md"
 _BLOCK = re.compile(r"^```(?P<kind>\w+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d+)?(?:[+-]\d\d:\d\d|Z)")
+_DURATION = re.compile(r"[\d,]+ ms\b")
 _RANDOM_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 _FILE_NAME = re.compile(r'"""(?P<name>\w+\.py): ')
 _SECONDS = 60.0
@@ -71,7 +72,7 @@ def same(one: str, other: str) -> bool:
 
 
 def _plain(text: str) -> list[list[str]]:
-    text = _RANDOM_ID.sub("<id>", _TIME.sub("<time>", text))
+    text = _DURATION.sub("<ms>", _RANDOM_ID.sub("<id>", _TIME.sub("<time>", text)))
     return [line.split() for line in text.strip().splitlines()]
 
 

@@ -31,6 +31,7 @@ CATCHES_ALL = {
     "stream_worker.__main__:main": "logged by class and place, exit code 1",
 }
 WALL_CLOCK = {
+    "infra.cli.checks:of_database": "the doctor compares this machine's clock with Postgres's",
     "stream_worker.observe:Observer.settled": "the age of an event against the broker's append time, for a metric only",
 }
 SLEEPS_IN_TESTS = {

@@ -45,7 +45,7 @@ KNOWN_BY: dict[str, set[str]] = {
         "infra.cli.demo_send",
         "infra.bench.peers.kafka_each",
     },
-    "aiokafka.admin": {"infra.runtime.topics"},
+    "aiokafka.admin": {"infra.runtime.topics", "infra.cli.cluster"},
     # The hot path is plain ASGI; FastAPI documents and routes around it.
     "fastapi": {"ingest_gateway.web", "infra.bench.peers"},
     "starlette": {"ingest_gateway.web"},

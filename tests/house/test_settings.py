@@ -25,6 +25,7 @@ READ_BY = {
     "infra.bench.rivals": "peers get our environment",
     "infra.local.stack": "children get our environment, without what is another server's",
     "infra.local.java": "JAVA_HOME, which every Java program honours",
+    "infra.cli.config": "hands it to the processes that it asks for their settings",
     "infra.cli.kafka": "hands it to `endpoints`, which prefers a Kafka that is named there",
 }
 

@@ -19,6 +19,7 @@ LOADED_BY = {
         "stream_worker.testing.tables",
     },
     "infra/bench/queries.sql": {"infra.bench.ground"},
+    "infra/cli/doctor.sql": {"infra.cli.checks"},
     "infra/runtime/partitions.sql": {"infra.runtime.partitions"},
 }
 ROLES = "migrations/roles.sql"  # for psql, not for the processes

@@ -48,6 +48,8 @@ async def test_an_event_becomes_a_record_and_a_row(place: Place) -> None:
         "event_id": str(event.id),
         "status": "RECEIVED",
         "received_at": row["accepted_at"].isoformat(),
+        "partition": record.partition,
+        "offset": record.offset,
         "processed_at": None,
         "attempts": 0,
         "handled_by": None,

@@ -75,4 +75,4 @@ def test_a_command_leaves_with_its_code(capsys: pytest.CaptureFixture[str]) -> N
         assert left.value.exit_code == code
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err == "error: Kafka is away.\ncause: it was stopped\ntry: plutus up\ninterrupted\n"
+    assert captured.err == "error[unreachable]: Kafka is away.\ncause: it was stopped\ntry: plutus up\ninterrupted\n"
