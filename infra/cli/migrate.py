@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from infra.cli.output import FAILED, UNREACHABLE, Failure, Problem, tell
+from infra.cli.output import FAILED, UNREACHABLE, AsJson, Failure, Problem, show_json, tell
 
 if TYPE_CHECKING:
     from infra.runtime.partitions import Ensured
@@ -53,8 +53,9 @@ class MigrationError(Exception):
         self.exit_code = exit_code
 
 
-def migrate(database_url: str) -> None:
-    """Run every pending migration, then make the missing day partitions. Not for use on an event loop's thread.
+def migrate(database_url: str) -> Ensured:
+    """Run every pending migration, then make the missing day partitions, and say which those were. Not for use on an event
+    loop's thread.
 
     Args:
         database_url: postgresql://user:password@host:port/database of the role that owns the schema; DATABASE_SSL and
@@ -84,6 +85,7 @@ def migrate(database_url: str) -> None:
         days = ", ".join(day.isoformat() for day in done.busy)
         raise MigrationError(f"the partitions of {days} were not made: another session locks `events`. Run it again.")
     _say(f"partitions: {len(done.made)} made, {done.moved} rows moved into them")
+    return done
 
 
 def revisions() -> tuple[str, list[str]]:
@@ -101,17 +103,20 @@ def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
 
     @app.command("migrate", epilog="Example: plutus migrate")
-    def command() -> None:
+    def command(as_json: AsJson = False) -> None:
         """Bring the database of DATABASE_URL to the schema of this release, and make partitions ahead."""
         from infra.runtime.settings import load_or_exit
         from infra.runtime.tables import DatabaseSettings
 
         settings = load_or_exit(DatabaseSettings)
         try:
-            migrate(settings.dsn)
+            done = migrate(settings.dsn)
         except MigrationError as error:
             tell(Failure(str(error), code=error.exit_code, problem=Problem.MIGRATION))
             raise typer.Exit(error.exit_code) from None
+        if as_json:
+            made = [day.isoformat() for day in done.made]
+            show_json({"revision": revisions()[0], "partitions_made": made, "rows_moved": done.moved})
 
 
 def _upgrade(settings: DatabaseSettings) -> None:

@@ -7,6 +7,7 @@ when something could not be started or kept alive, 130 when the stop was cut sho
 from __future__ import annotations
 
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Self
 from urllib.parse import urlsplit
 
 import typer
+
+from infra.cli.output import AsJson, show_json
 
 if TYPE_CHECKING:
     from infra.local.endpoints import Endpoints
@@ -62,8 +65,8 @@ class Signals:
             raise _Interrupted
 
 
-def up(settings: LocalSettings, options: Options, programs: Programs | None = None) -> int:
-    """Run the system until a signal; the exit code.
+def up(settings: LocalSettings, options: Options, programs: Programs | None = None, *, as_json: bool = False) -> int:
+    """Run the system until a signal; the exit code. Its addresses are printed once it is ready.
 
     Raises:
         LocalError: it could not be started or kept alive; all is stopped by then.
@@ -76,7 +79,7 @@ def up(settings: LocalSettings, options: Options, programs: Programs | None = No
     with signals:
         try:
             with signals.interrupting():
-                _announce(system.start(), settings)
+                _announce(system.start(), settings, as_json)
             while not signals.count:
                 system.tick()
                 time.sleep(_TICK)
@@ -100,6 +103,7 @@ def register(app: typer.Typer) -> None:
         ] = None,
         partitions: Annotated[int | None, typer.Option(min=1, help="Partitions of a new events topic.")] = None,
         handlers: Annotated[str | None, typer.Option(metavar="MODULE", help="Module with event handlers.")] = None,
+        as_json: AsJson = False,
     ) -> None:
         """Run Kafka, Postgres, the gateway and workers here until Ctrl-C; data stays in PLUTUS_HOME."""
         from infra.local.settings import LocalSettings
@@ -107,17 +111,30 @@ def register(app: typer.Typer) -> None:
         from infra.runtime.settings import load_or_exit
 
         options = Options(workers, gateway_processes, partitions, handlers)
-        raise typer.Exit(up(load_or_exit(LocalSettings), options))
+        raise typer.Exit(up(load_or_exit(LocalSettings), options, as_json=as_json))
 
 
-def _announce(endpoints: Endpoints, settings: LocalSettings) -> None:
+def _announce(endpoints: Endpoints, settings: LocalSettings, as_json: bool) -> None:
     """The addresses, on stdout; the password stays in endpoints.json."""
     database = urlsplit(endpoints.postgres)
+    where = f"{database.hostname}:{database.port}{database.path}"
+    if as_json:
+        show_json(
+            {
+                "gateway": endpoints.gateway,
+                "workers": endpoints.worker_metrics,
+                "kafka": endpoints.kafka,
+                "postgres": where,
+                "endpoints": str(settings.home / "endpoints.json"),
+            }
+        )
+        sys.stdout.flush()
+        return
     lines = [
         f"gateway   {endpoints.gateway}  (API: {endpoints.gateway}/docs)",
         *(f"worker    {url}" for url in endpoints.worker_metrics),
         f"kafka     {endpoints.kafka}",
-        f"postgres  {database.hostname}:{database.port}{database.path}, user {database.username}",
+        f"postgres  {where}, user {database.username}",
         f"data, logs and endpoints.json in {settings.home}; Ctrl-C stops all, data stays",
     ]
     print("\n".join(lines), flush=True)

@@ -40,7 +40,7 @@ ELSEWHERE = {
     "docker compose up --build": "test_the_whole_product_comes_up",
     "docker compose up --build --scale worker=3": "test_more_workers_share_the_partitions",
     "docker compose exec api alembic upgrade head": "test_alembic_runs_inside_the_gateway",
-    "docker compose --profile observability up --build": "itself",
+    "docker compose --profile observability up --build": "test_the_profile_adds_grafana_and_jaeger",
 }
 
 
@@ -151,7 +151,13 @@ async def test_the_readme_replays_dead_letters_with_stock_tools(
         tool("kcat", "the README's replay with kcat")
     handlers: dict[str, str | float] = {"WORKER_HANDLERS": "tests.effect_handlers", "WORKER_RETRY_ATTEMPTS": 1}
     events = [Record(b"s", envelope("s", f"k{n}", {"do": "later", "n": n}, type="effect")) for n in range(5)]
-    instead = {"plutus.events.dlq": topics.dlq, "plutus.events": topics.events, "localhost:9092": stack.bootstrap}
+    instead = {
+        "plutus.events.dlq": topics.dlq,
+        "plutus.events": topics.events,
+        "localhost:9092": stack.bootstrap,
+        # How many there are is known here: no need to wait until no more come, however busy the machine is.
+        "--timeout-ms 8000": f"--timeout-ms 60000 --max-messages {len(events)}",
+    }
     environment = _environment(stack)
     async with (
         worker_process(stack, database, topics, tmp_path, start=True, **handlers) as worker,

@@ -20,6 +20,7 @@ from tests import containers
 from tests.containers import Compose
 from tests.harness import envelope, eventually
 from tests.stack import ROOT
+from tests.unchecked import not_checked
 
 pytestmark = pytest.mark.timeout(1800)
 _UP = ("up", "--build", "--detach", "--wait", "--wait-timeout", "300")
@@ -162,8 +163,27 @@ async def test_what_was_taken_in_is_there_after_down_and_up(compose: Compose, ap
     await eventually(lambda: is_processed(api, event_id), what="it comes out as PROCESSED")
 
 
+async def test_the_profile_adds_grafana_and_jaeger(compose: Compose) -> None:
+    with_it = set(compose("--profile", "observability", "config", "--services").stdout.split())
+    assert with_it - set(compose("config", "--services").stdout.split()) == {"grafana", "jaeger"}
+    if os.environ.get("PLUTUS_BASE_IMAGE"):
+        not_checked("Grafana and Jaeger of the profile observability, running", "no registry to pull them from")
+    await asyncio.to_thread(compose, "--profile", "observability", *_UP)
+    async with httpx.AsyncClient(trust_env=False) as http:
+        for port, path in (("GRAFANA_HOST_PORT", "/api/health"), ("JAEGER_HOST_PORT", "/")):
+            url = f"http://127.0.0.1:{compose.ports[port]}{path}"
+
+            async def answers(url: str = url) -> bool:
+                try:
+                    return (await http.get(url)).status_code == 200
+                except httpx.TransportError:
+                    return False
+
+            await eventually(answers, within=90, every=1, what=url)
+
+
 def test_down_leaves_nothing(compose: Compose) -> None:
-    compose("down", "--volumes")
+    compose("--profile", "observability", "down", "--volumes")
     assert compose.left_over() == []
 
 
