@@ -35,6 +35,9 @@ _QUESTIONS = (
 ELSEWHERE = {
     "make demo": "test_alone_every_count_is_exact_and_nothing_is_left",
     "make test": "itself",
+    # They take minutes and a machine to themselves; what they would do is tested.
+    "make bench-gateway": "test_every_scenario_can_be_asked_for_by_its_name",
+    "make bench-worker": "test_every_scenario_can_be_asked_for_by_its_name",
     'make up ARGS="--handlers points"': "test_the_sessions_give_what_the_readme_says",
     "cp .example.env .env": "test_the_whole_product_comes_up",
     "docker compose up --build": "test_the_whole_product_comes_up",
