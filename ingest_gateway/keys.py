@@ -16,7 +16,7 @@ from uuid import UUID
 import asyncpg
 
 from infra.runtime import log, postgres
-from infra.runtime.sql import statements
+from infra.runtime.sql import bytea_array, integer_array, statements, uuid_array
 from ingest_gateway.connections import Connections, Unavailable
 from ingest_gateway.decide import Known, Remembered
 from ingest_gateway.metrics import Metrics
@@ -26,6 +26,7 @@ from ingest_gateway.settings import GatewaySettings
 _LOG = log.get(__name__)
 _SQL = statements("ingest_gateway")
 _LOCK_TIMEOUT: Final = 0.05
+_NONE: Final = "{}"
 
 
 class PostgresKeys:
@@ -49,8 +50,8 @@ class PostgresKeys:
         connection = await postgres.connect(self._settings, name="plutus-gateway-keys", deadlines=deadlines)
         try:
             with contextlib.suppress(asyncpg.LockNotAvailableError):
-                await connection.fetch(_SQL["look_keys"], [], 0)
-                await connection.fetch(_SQL["remember_keys"], [], [], [], [])
+                await connection.fetch(_SQL["look_keys"], _NONE, 0)
+                await connection.fetch(_SQL["remember_keys"], _NONE, _NONE, _NONE, _NONE)
         except BaseException:
             connection.terminate()
             raise
@@ -70,10 +71,11 @@ class PostgresKeys:
         deadline = asyncio.get_running_loop().time() + self._remember_timeout
         ordered = sorted(keys, key=_by_id)
         with self._remember_seconds.time():
-            inserted = await self._fetch(_SQL["remember_keys"], *_columns(ordered), timeout=self._remember_timeout)
-            if len(inserted) == len(ordered):
+            answer = await self._fetch(_SQL["remember_keys"], *_columns(ordered), timeout=self._remember_timeout)
+            count, inserted = answer[0]
+            if count == len(ordered):
                 return {}
-            mine = {row[0] for row in inserted}
+            mine = set(inserted or ())
             others = [key.event_id for key in ordered if key.event_id not in mine]
             return await self._known(others, max(0.001, deadline - asyncio.get_running_loop().time()))
 
@@ -82,7 +84,9 @@ class PostgresKeys:
         await self.connections.close()
 
     async def _known(self, ids: Sequence[UUID], timeout: float) -> dict[UUID, Known]:
-        rows = await self._fetch(_SQL["look_keys"], ids, self._republish_after, timeout=timeout)
+        rows = await self._fetch(
+            _SQL["look_keys"], uuid_array([each.bytes for each in ids]), self._republish_after, timeout=timeout
+        )
         return {row[0]: Known(row[1], row[2], row[3], row[4]) for row in rows}
 
     async def _fetch(self, statement: str, *arguments: object, timeout: float) -> list[asyncpg.Record]:
@@ -109,6 +113,11 @@ def _by_id(key: Remembered) -> int:
     return key.event_id.int
 
 
-def _columns(keys: Sequence[Remembered]) -> tuple[list[UUID], list[bytes], list[int], list[int]]:
+def _columns(keys: Sequence[Remembered]) -> tuple[str, str, str, str]:
     ids, fingerprints, partitions, offsets = zip(*keys, strict=True)
-    return list(ids), list(fingerprints), list(partitions), list(offsets)
+    return (
+        uuid_array([each.bytes for each in ids]),
+        bytea_array(fingerprints),
+        integer_array(partitions),
+        integer_array(offsets),
+    )

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgspec
+
 from infra.runtime.producer import NotAccepted, Unknown
 
 __all__ = [
@@ -27,8 +29,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(msgspec.Struct, frozen=True, gc=False):
     """In Kafka at these coordinates. `deferred`: without a look-up, or not yet remembered (Postgres is away)."""
 
     partition: int

@@ -5,19 +5,23 @@
 -- What is known of these events; overdue: accepted that many seconds ago and still not stored.
 SELECT event_id, fingerprint, "partition", record_offset,
        state = 'accepted' AND accepted_at < now() - make_interval(secs => $2) AS overdue
-  FROM event_keys
- WHERE event_id = ANY ($1::uuid[]);
+  FROM unnest($1::text::uuid[]) AS asked (event_id)
+  JOIN event_keys USING (event_id);
 
 -- name: remember_keys
--- Insert the keys that have no row; the anti-join keeps from waiting for rows that are already there.
-INSERT INTO event_keys (event_id, fingerprint, "partition", record_offset)
-SELECT mine.event_id, mine.fingerprint, mine."partition", mine.record_offset
-  FROM unnest($1::uuid[], $2::bytea[], $3::int[], $4::bigint[])
-       AS mine (event_id, fingerprint, "partition", record_offset)
- WHERE NOT EXISTS (SELECT FROM event_keys AS known WHERE known.event_id = mine.event_id)
- ORDER BY mine.event_id
-    ON CONFLICT DO NOTHING
-RETURNING event_id;
+-- Insert the keys that have no row; the anti-join keeps from waiting for rows that are already there. One row says how many
+-- were inserted, and which where it was not all of them.
+WITH inserted AS (
+  INSERT INTO event_keys (event_id, fingerprint, "partition", record_offset)
+  SELECT mine.event_id, mine.fingerprint, mine."partition", mine.record_offset
+    FROM unnest($1::text::uuid[], $2::text::bytea[], $3::text::int[], $4::text::bigint[])
+         AS mine (event_id, fingerprint, "partition", record_offset)
+   WHERE NOT EXISTS (SELECT FROM event_keys AS known WHERE known.event_id = mine.event_id)
+   ORDER BY mine.event_id
+      ON CONFLICT DO NOTHING
+  RETURNING event_id
+)
+SELECT count(*), CASE WHEN count(*) < cardinality($1::text::uuid[]) THEN array_agg(event_id) END FROM inserted;
 
 -- name: event_status
 -- One event as it stands: its key, its row once there is one, and its latest failure.

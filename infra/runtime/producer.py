@@ -24,6 +24,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
+import msgspec
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 from aiokafka.partitioner import murmur2
@@ -46,8 +47,7 @@ _SILENCE: Final = 30.0
 _DRAIN: Final = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(msgspec.Struct, frozen=True, gc=False):
     """What to publish. `partition` None: murmur2 of the key, as Java's default partitioner does."""
 
     key: bytes | None
@@ -56,8 +56,7 @@ class Record:
     partition: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(msgspec.Struct, frozen=True, gc=False):
     """Acknowledged by all in-sync replicas. `timestamp` is the broker's append time, in milliseconds."""
 
     topic: str
@@ -367,10 +366,20 @@ class Producer:
 
 def size_of(record: Record) -> int:
     """Bytes of the record in a batch, at most."""
-    size = _RECORD_OVERHEAD + len(record.key or b"") + len(record.value or b"")
-    for name, value in record.headers:
-        size += _HEADER_OVERHEAD + (len(name) if name.isascii() else len(name.encode())) + len(value or b"")
-    return size
+    headers = record.headers
+    more = _size_of_same(headers) if isinstance(headers, tuple) else _size_of(headers)
+    return _RECORD_OVERHEAD + len(record.key or b"") + len(record.value or b"") + more
+
+
+def _size_of(headers: Headers) -> int:
+    return sum(
+        _HEADER_OVERHEAD + (len(name) if name.isascii() else len(name.encode())) + len(value or b"")
+        for name, value in headers
+    )
+
+
+_size_of_same = functools.lru_cache(maxsize=64)(_size_of)
+"""For headers that come again: the gateway's records all have the same two."""
 
 
 def partition_of(key: bytes | None, partitions: int) -> int:
