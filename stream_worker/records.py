@@ -20,17 +20,15 @@ import msgspec
 
 from schemas import cloudevents
 from schemas.errors import Reason, Rejected
-from schemas.event import Event, parse_envelope
-from schemas.headers import CONTENT_TYPE, GATEWAY, JSON, PAYLOAD_ENCODING, TRACEPARENT, RecordHeaders, first
-from schemas.limits import SAFETY
-from schemas.opaque import BASE64, TEXT
+from schemas.event import Event
+from schemas.headers import CONTENT_TYPE, GATEWAY, JSON, TRACEPARENT, RecordHeaders, first
+from schemas.record import event_of_record
 from stream_worker.outcomes import Dead
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST_MS = 253_402_300_799_999  # the end of the year 9999: beyond it Python has no datetime
 _HEADERS = 512
 _HEADER_BYTES = 32 * 1024
-_ENCODINGS: dict[bytes | None, str] = {encoding.encode(): encoding for encoding in (TEXT, BASE64)}
 """What a header may say of a payload that is a string; anything else is as good as none."""
 
 
@@ -190,15 +188,4 @@ def _parse(record: KafkaRecord) -> Event:
         raise Rejected("The record's headers are too many or too large.", reason=Reason.HEADERS_TOO_LARGE)
     if record.value is None:
         raise Rejected("The record has no value.", reason=Reason.NULL_VALUE)
-    said = dict(reversed(headers)) if headers else {}  # the first of a name counts
-    kind = said.get(CONTENT_TYPE)
-    if kind is not None and kind != JSON and cloudevents.is_structured(kind):
-        return cloudevents.structured(record.value, SAFETY).event
-    if cloudevents.KAFKA_MARK in said:
-        attributes = cloudevents.kafka_attributes(headers)
-        return cloudevents.binary(attributes, cloudevents.is_json_type(kind), record.value, SAFETY).event
-    event = parse_envelope(record.value, SAFETY)
-    encoding = said.get(PAYLOAD_ENCODING)
-    if encoding in _ENCODINGS and event.payload.startswith(b'"'):
-        return msgspec.structs.replace(event, payload_encoding=_ENCODINGS[encoding])
-    return event
+    return event_of_record(record.value, headers)

@@ -152,7 +152,7 @@ class Follower:
         from infra.cli.event_queries import failures_at, states
 
         records = [r async for batch in self.reader.read({partition: start}, {partition: end}) for r in batch]
-        ids = {record.offset: identified(record.value) for record in records}
+        ids = {record.offset: identified(record) for record in records}
         known = await states(self.db, {each for each in ids.values() if each is not None})
         places = [(partition, record.offset) for record in records]
         failed = await failures_at(self.db, self.settings.kafka_topic, places)
@@ -185,14 +185,13 @@ class Follower:
         return found
 
 
-def identified(value: bytes | None) -> UUID | None:
-    """The id of the event in a record's value; None where it is no envelope."""
+def identified(record: Any) -> UUID | None:
+    """The id of the event in a record; None where it is none."""
     from schemas.errors import Rejected
-    from schemas.event import parse_envelope
-    from schemas.limits import SAFETY
+    from schemas.record import event_of_record
 
     try:
-        return None if value is None else parse_envelope(value, SAFETY).id
+        return None if record.value is None else event_of_record(record.value, record.headers).id
     except Rejected:
         return None
 

@@ -32,6 +32,8 @@ class Consumed:
     partition: int = 2
     offset: int = 40
     timestamp: int = 1_777_636_800_123
+    value: bytes | None = None
+    headers: tuple[tuple[str, bytes], ...] = ()
 
 
 def line(record: Consumed, known: dict[str, Any] | None = STORED, failed: dict[str, Any] | None = None) -> Line:
@@ -68,9 +70,11 @@ def test_a_failure_says_why() -> None:
     assert told.as_object()["why"] == "malformed_json at parse"
 
 
-def test_an_envelope_has_an_id_and_nothing_else_does() -> None:
-    assert identified(envelope("shop", "k1", {})) == ID
-    assert [identified(value) for value in (None, b"", b"not JSON", b"{}")] == [None] * 4
+def test_an_event_has_an_id_whichever_way_it_came_and_nothing_else_has() -> None:
+    assert identified(Consumed(value=envelope("shop", "k1", {}))) == ID
+    binary = (("ce_specversion", b"1.0"), ("ce_id", b"k1"), ("ce_source", b"shop"), ("ce_type", b"order"))
+    assert identified(Consumed(value=b"{}", headers=(*binary, ("content-type", b"application/json")))) == ID
+    assert [identified(Consumed(value=value)) for value in (None, b"", b"not JSON", b"{}")] == [None] * 4
 
 
 @pytest.mark.parametrize(
