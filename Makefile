@@ -8,7 +8,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up bench-gateway bench-worker test test-containers check format docs lock lock-kafka clean
+.PHONY: help demo up bench-gateway bench-worker test test-containers fuzz check format docs lock lock-kafka clean
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -31,6 +31,9 @@ test: check ## Check, then run every test on real Kafka and Postgres
 
 test-containers: $(READY) ## Build the images and run the whole compose file, where a Docker API answers
 	PLUTUS_CONTAINERS=required $(BIN)/python -m pytest tests/integration/test_containers_run.py $(ARGS)
+
+fuzz: $(READY) ## Look for input that breaks the parser, for example: make fuzz ARGS="--seconds 600"
+	$(BIN)/python -m tests.fuzz $(ARGS)
 
 check: $(READY) ## Format, lint and types, of the source and the tests
 	$(BIN)/ruff format --check .

@@ -61,8 +61,10 @@ def _operation(limits: Limits) -> dict[str, Any]:
                 "name": "Idempotency-Key",
                 "in": "header",
                 "required": False,
-                "description": "In place of the member idempotency_key: a string in double quotes, or the bare key.",
-                "schema": {"type": "string", "minLength": 1, "maxLength": limits.key_chars + 2},
+                "description": (
+                    "In place of the member idempotency_key, or equal to it: a string in double quotes, or the bare key."
+                ),
+                "schema": {"type": "string", "pattern": _key_header(limits.key_chars)},
             }
         ],
         "requestBody": {
@@ -125,8 +127,15 @@ def _batch_operation(limits: Limits) -> dict[str, Any]:
     }
 
 
+def _key_header(longest: int) -> str:
+    bare = rf"[\x21\x23-\x7e][\x21-\x7e]{{0,{longest - 1}}}"
+    quoted = rf'"(?:[\x21\x23-\x5b\x5d-\x7e]|\\["\\]){{1,{longest}}}"'
+    return f"^(?:{bare}|{quoted})$"
+
+
 def _envelope(limits: Limits) -> dict[str, Any]:
     key = {"type": "string", "minLength": 1, "maxLength": limits.key_chars, "pattern": _VISIBLE}
+    or_null = ["string", "null"]  # null in an optional member is its absence
     return {
         "type": "object",
         "additionalProperties": False,
@@ -137,9 +146,9 @@ def _envelope(limits: Limits) -> dict[str, Any]:
             "schema_version": {"type": "string", "minLength": 1, "maxLength": 64, "pattern": _VISIBLE},
             "idempotency_key": key,
             "payload": {"description": "Any JSON value; kept as sent, digit for digit."},
-            "type": {"type": "string", "minLength": 1, "maxLength": 128, "pattern": _VISIBLE},
-            "ordering_key": key,
-            "occurred_at": {"type": "string", "format": "date-time"},
+            "type": {"type": or_null, "minLength": 1, "maxLength": 128, "pattern": _VISIBLE},
+            "ordering_key": {**key, "type": or_null},
+            "occurred_at": {"type": or_null, "format": "date-time"},
         },
     }
 
@@ -154,7 +163,7 @@ def _cloudevent(limits: Limits) -> dict[str, Any]:
             "specversion": {"const": "1.0"},
             "id": {**envelope["idempotency_key"], "description": "The idempotency key."},
             "source": envelope["source"],
-            "type": envelope["type"],
+            "type": {**envelope["type"], "type": "string"},
             "time": {**envelope["occurred_at"], "description": "occurred_at."},
             "datacontenttype": {"type": "string", "description": "JSON where there is none."},
             "dataschema": {

@@ -1,0 +1,58 @@
+"""Schemathesis makes requests from the OpenAPI document, right ones and wrong ones, and holds each answer against it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests import stack as real
+from tests.harness import Service, gateway_process
+from tests.stack import ROOT, Stack
+
+SECONDS = 90.0
+SEED = 20261127
+EXAMPLES = 8
+
+
+@pytest.fixture(scope="module")
+async def gateway(
+    stack: Stack, migrated_template: str, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Service]:
+    """One gateway."""
+    topics = await real.make_topics(stack, 3)
+    async with real.new_database(stack, template=migrated_template) as name:
+        folder = tmp_path_factory.mktemp("gateway")
+        async with gateway_process(stack, stack.dsn_of(name), topics, folder, GATEWAY_LOOK_TIMEOUT=5) as made:
+            yield made
+
+
+async def test_it_finds_nothing(gateway: Service, tmp_path: Path) -> None:
+    document = tmp_path / "openapi.json"
+    document.write_text(json.dumps((await gateway.http.get("/openapi.json")).json()))
+    process = await asyncio.create_subprocess_exec(
+        str(Path(sys.executable).with_name("schemathesis")),
+        "run",
+        str(document),
+        f"--url={gateway.url}",
+        f"--seed={SEED}",
+        f"--max-examples={EXAMPLES}",
+        "--phases=examples,coverage,fuzzing",
+        "--checks=all",
+        "--suppress-health-check=all",
+        "--no-shrink",
+        "--workers=1",
+        cwd=tmp_path,
+        env={**os.environ, "SCHEMATHESIS_HOOKS": "tests.integration.schemathesis_hooks", "PYTHONPATH": str(ROOT)},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    async with asyncio.timeout(SECONDS):
+        said, _ = await process.communicate()
+    assert process.returncode == 0, said.decode()
+    assert gateway.alive
