@@ -54,10 +54,10 @@ def eval_bytes(note: str) -> bytes:
 
 
 def keep(data: bytes, folder: Path) -> Path:
-    """Write an input under the name of its content."""
+    """Write an input, in hexadecimal, under the name of its content."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / hashlib.sha256(data).hexdigest()[:12]
-    path.write_bytes(data)
+    path = folder / f"{hashlib.sha256(data).hexdigest()[:12]}.hex"
+    path.write_text(data.hex() + "\n")
     return path
 
 

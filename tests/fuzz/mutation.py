@@ -22,9 +22,12 @@ _PIECES = (
 )  # fmt: skip
 
 
-def corpus() -> list[bytes]:
-    """The kept inputs, in the order of their names."""
-    return [path.read_bytes() for path in sorted(CORPUS.iterdir())]
+def corpus() -> dict[str, bytes]:
+    """The kept inputs by name. What is no UTF-8 stands there in hexadecimal."""
+    return {
+        path.name: bytes.fromhex(path.read_text()) if path.suffix == ".hex" else path.read_bytes()
+        for path in sorted(CORPUS.iterdir())
+    }
 
 
 def mutated(pool: list[bytes], random: Random) -> bytes:
@@ -53,7 +56,7 @@ def search(random: Random) -> Iterator[tuple[bytes, bool]]:
     Raises:
         AssertionError: a promise is broken; the input is in its notes.
     """
-    pool = corpus()
+    pool = list(corpus().values())
     known = {examine(data) for data in pool}
     while True:
         data = mutated(pool, random)

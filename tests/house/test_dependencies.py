@@ -44,6 +44,7 @@ IMPORTED_BY_TESTS_AS = {
     "jsonschema": "jsonschema",
     "pytest": "pytest",
     "ruamel-yaml": "ruamel.yaml",
+    "schemathesis": "schemathesis",
     "testcontainers": "testcontainers",
 }
 NOT_IMPORTED = {
