@@ -173,7 +173,7 @@ def _cloudevent(limits: Limits) -> dict[str, Any]:
             "partitionkey": {**envelope["ordering_key"], "description": "The ordering key."},
             "traceparent": {"type": "string", "description": "W3C trace context of its creation."},
             "data": {"description": "The payload; without data it is null."},
-            "data_base64": {"type": "string", "description": "In place of data."},
+            "data_base64": {"type": "string", "contentEncoding": "base64", "description": "In place of data."},
         },
     }
 
