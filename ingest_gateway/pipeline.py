@@ -273,8 +273,15 @@ class Pipeline:
         group = _Group(len(events), self._loop.create_future())
         self._batched += len(events)
         try:
+            now = self._clock()
             for position, (event, wire, traceparent) in enumerate(events):
-                self._join(event, wire, traceparent, _Place(group, position))
+                place = _Place(group, position)
+                if event.id in self._flights:
+                    self._join(event, wire, traceparent, place)
+                else:
+                    flight = self._flights[event.id] = Flight(event, wire, traceparent, place, now)
+                    self._queue.append(flight)
+            self._kick_soon()
             await group.settled
         except asyncio.CancelledError:
             pass
@@ -301,8 +308,11 @@ class Pipeline:
         flight = Flight(event, wire, traceparent, settled, self._clock())
         self._flights[event.id] = flight
         self._queue.append(flight)
+        self._kick_soon()
+
+    def _kick_soon(self) -> None:
+        """Not at once: what else arrives in this turn of the loop joins the same batch."""
         if not self._kick_scheduled:
-            # Not at once: what else arrives in this turn of the loop joins the same batch.
             self._kick_scheduled = True
             self._loop.call_soon(self._kick)
 

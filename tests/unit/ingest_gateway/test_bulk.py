@@ -190,23 +190,36 @@ async def test_no_more_batches_at_once_than_allowed_and_the_others_wait() -> Non
     assert rig.pipeline.in_flight == 0
 
 
-async def test_who_waits_too_long_or_finds_no_memory_is_told_when_to_come_back() -> None:
-    rig = Rig(held=True, wait=0.05, bytes_held=200)
+async def test_who_waits_too_long_is_told_when_to_come_back() -> None:
+    rig = Rig(held=True, wait=0.05)
     working = [asyncio.create_task(batch(rig, one(f"k{n}"))) for n in range(2)]
     await _until_quiet()
     status, headers, document = await batch(rig, one("late"))
     assert (status, document["code"]) == (429, "overloaded")
     assert int(headers[b"retry-after"]) >= 1
-    status, _, _ = await batch(rig, one("big")[:50], one("big")[50:] + b"\n" + one("bigger"), b"")
-    assert status == 429
-    assert rig.count("overloaded") == 2
+    assert rig.count("overloaded") == 1
+    await _release_all(rig, working)
+    assert (await batch(rig, one("late")))[0] == 200
+
+
+async def test_a_body_without_room_is_refused_before_all_of_it_is_read() -> None:
+    rig = Rig(held=True, bytes_held=200)
+    body = one("first")
+    working = [asyncio.create_task(batch(rig, body))]
+    await _until_quiet()
+    pieces = [b" " * 150, b" " * 150, body]
+    status, _, document = await batch(rig, *pieces)
+    assert (status, document["code"]) == (429, "overloaded")
+    await _release_all(rig, working)
+    assert (await batch(rig, one("other"), b"\n" * 100))[0] == 200
+
+
+async def _release_all(rig: Rig, working: list[asyncio.Task[Any]]) -> None:
     rig.keys.steps.held = False
     while rig.keys.steps.waiting:
         rig.keys.steps.release()
         await _until_quiet()
-    await asyncio.gather(*working)
-    rig.keys.steps.held = False
-    assert (await batch(rig, one("late")))[0] == 200
+    assert [statuses(each[2]) for each in await asyncio.gather(*working)] == [[202]] * len(working)
 
 
 async def test_one_span_for_a_batch_and_its_records_carry_it() -> None:
