@@ -26,7 +26,7 @@ from ingest_gateway.pipeline import Pipeline, Policy
 from ingest_gateway.publisher import KafkaPublisher
 from ingest_gateway.routes import BATCH, INGEST, Shell, single_or_batch
 from ingest_gateway.settings import GatewaySettings
-from ingest_gateway.single import single
+from ingest_gateway.single import Plain, single
 from ingest_gateway.web import web
 from schemas.registry import default as payload_schemas
 
@@ -70,7 +70,7 @@ class Gateway:
         batch = bulk.Bulk(BATCH, intake, settings.limits, bounds, self._pipeline.refusal)
         one = intake.endpoint(INGEST, single(settings.limits))
         ways_in: dict[str, Endpoint] = {INGEST: single_or_batch(one, batch), BATCH: batch}
-        self.shell = Shell(ways_in, behind, lambda: self.draining)
+        self.shell = Shell(ways_in, behind, lambda: self.draining, {INGEST: Plain(intake, settings.limits)})
         metrics.in_flight.set_function(lambda: self._pipeline.in_flight)
         metrics.breaker_state.set_function(lambda: breaker.state)
         metrics.deferred_waiting.set_function(lambda: self._deferred.waiting)
@@ -99,6 +99,7 @@ class Gateway:
                 await self._deferred.flush()
         except TimeoutError:
             _LOG.warning("Not everything was flushed in time.", action="flush_timeout")
+            self._pipeline.abandon()
         await self._producer.stop(budget)
         await self._keys.close()
         await self._status.close()

@@ -135,7 +135,7 @@ class _Following:
 
     __slots__ = ("_again", "_place", "_same")
 
-    def __init__(self, place: _Place, same: bool, again: Callable[[], None]) -> None:
+    def __init__(self, place: Settles, same: bool, again: Callable[[], None]) -> None:
         self._place = place
         self._same = same
         self._again = again
@@ -151,6 +151,29 @@ class _Following:
             self._again()
         else:
             self._place.set_result(outcome)
+
+
+class _Entered:
+    """One admitted event, which leaves once its outcome is told."""
+
+    __slots__ = ("_admission", "_settles", "_size", "_source", "_told")
+
+    def __init__(self, admission: Admission, source: str, size: int, settles: Callable[[Outcome], None]) -> None:
+        self._admission = admission
+        self._source = source
+        self._size = size
+        self._settles = settles
+        self._told = False
+
+    def done(self) -> bool:
+        """Whether its outcome is known."""
+        return self._told
+
+    def set_result(self, outcome: Outcome, /) -> None:
+        """Its outcome."""
+        self._told = True
+        self._admission.leave(self._source, self._size)
+        self._settles(outcome)
 
 
 class Flight:
@@ -263,6 +286,17 @@ class Pipeline:
         finally:
             self._admission.leave(event.source, len(wire))
 
+    def submit_to(
+        self, event: Event, wire: bytes, traceparent: bytes | None, settles: Callable[[Outcome], None]
+    ) -> None:
+        """As `submit`, for who waits by a call in place of a task: `settles` is called once, at once where the event does
+        not get in."""
+        if self._admission.enter(event.source, len(wire)):
+            entered = _Entered(self._admission, event.source, len(wire), settles)
+            self._join(event, wire, traceparent, entered)
+        else:
+            settles(self.refusal())
+
     async def submit_many(self, events: Sequence[tuple[Event, bytes, bytes | None]]) -> list[Outcome]:
         """What becomes of each event of a batch: (event, wire, traceparent) as for `submit`, and their order is kept.
 
@@ -289,13 +323,19 @@ class Pipeline:
             self._batched -= len(events)
         return [Unknown("stopping") if outcome is None else outcome for outcome in group.outcomes]
 
+    def abandon(self) -> None:
+        """Tell whoever still waits that it is not known what becomes of their event: the process ends now."""
+        for flight in list(self._flights.values()):
+            self._settle(flight, Unknown("stopping"))
+        self._queue.clear()
+
     async def drain(self) -> None:
         """Wait until nothing is in flight. Each flight has its deadlines, so this ends."""
         while self._queue or self._batches:
             self._kick()
             await asyncio.wait(set(self._batches))
 
-    def _join(self, event: Event, wire: bytes, traceparent: bytes | None, place: _Place) -> None:
+    def _join(self, event: Event, wire: bytes, traceparent: bytes | None, place: Settles) -> None:
         leader = self._flights.get(event.id)
         if leader is None:
             self._lead(event, wire, traceparent, place)

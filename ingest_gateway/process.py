@@ -58,7 +58,7 @@ async def _serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _signalled, stopping)
     gateway = Gateway(settings, metrics, scrape)
-    server = make_server(gateway.shell, settings)
+    server = make_server(gateway.shell, settings, gateway.shell)
     gateway.start()
     serving = asyncio.create_task(server.serve(sockets=[listener]), name="http-server")
     waits = [asyncio.create_task(event.wait()) for event in (stopping, orphaned)]

@@ -7,12 +7,12 @@ The hot paths are plain ASGI in front of the FastAPI application, which costs a 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from infra.runtime import log
 from ingest_gateway.bulk import is_batch
 from ingest_gateway.head import Head, Scope, read_head
-from ingest_gateway.intake import Disconnected, Endpoint, Receive
+from ingest_gateway.intake import Disconnected, Endpoint, Receive, Reply
 from ingest_gateway.problems import Answer, Kind, problem, rejected
 from schemas.errors import Rejected
 
@@ -27,6 +27,16 @@ _CLOSE: Final = (b"connection", b"close")
 _LOG = log.get(__name__)
 
 
+class ShortCut(Protocol):
+    """A quicker way through an endpoint, for requests that are there as a whole."""
+
+    def wants(self, head: Head) -> bool:
+        """Whether it takes such a request now."""
+
+    def serve(self, head: Head, body: bytes, reply: Reply) -> None:
+        """Serve it; `reply` is called once, now or later."""
+
+
 class Shell:
     """The outermost application: rules for every request, then the endpoints by exact path, then everything else.
 
@@ -34,12 +44,42 @@ class Shell:
         endpoints: path -> endpoint; these take POST alone.
         app: serves every other path.
         draining: says whether connections should be given back.
+        short_cuts: path -> the short cut of an endpoint.
     """
 
-    def __init__(self, endpoints: Mapping[str, Endpoint], app: App, draining: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        endpoints: Mapping[str, Endpoint],
+        app: App,
+        draining: Callable[[], bool],
+        short_cuts: Mapping[str, ShortCut] | None = None,
+    ) -> None:
         self._endpoints = endpoints
         self._app = app
         self._draining = draining
+        self._short_cuts = short_cuts or {}
+
+    def wants(self, head: Head) -> bool:
+        """Whether `serve` may take a POST with this head, once its body is there."""
+        short_cut = self._short_cuts.get(head.path)
+        return short_cut is not None and short_cut.wants(head)
+
+    def serve(self, head: Head, body: bytes, reply: Callable[[Answer, bool], None]) -> bool:
+        """Serve a POST that is there as a whole without a task; False: not after all, call the application.
+
+        Args:
+            reply: called once with the answer, and whether the connection is to be closed after it.
+        """
+        if not self.wants(head):
+            return False
+        try:
+            self._short_cuts[head.path].serve(head, body, lambda answer: self._reply(answer, reply))
+        except Exception as error:
+            reply(_crashed(error), self._draining())
+        return True
+
+    def _reply(self, answer: Answer, reply: Callable[[Answer, bool], None]) -> None:
+        reply(answer, answer.status == 413 or self._draining())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -59,9 +99,7 @@ class Shell:
             except Disconnected:
                 return
             except Exception as error:
-                # The one edge where an unforeseen error becomes an answer: nothing of it reaches the client.
-                _LOG.error("A request failed in a way it must not.", action="request_crashed", exc_info=error)
-                answer = problem(Kind.INTERNAL_ERROR, "The gateway failed. Send the event again with the same key.")
+                answer = _crashed(error)
             # What was refused unread is still on its way: closing spares reading it.
             await reply(send, answer, close=answer.status == 413 or self._draining())
 
@@ -73,6 +111,12 @@ def single_or_batch(single: Endpoint, batch: Endpoint) -> Endpoint:
         return (batch if is_batch(head.content_type) else single)(head, receive)
 
     return choose
+
+
+def _crashed(error: Exception) -> Answer:
+    """The one edge where an unforeseen error becomes an answer: nothing of it reaches the client."""
+    _LOG.error("A request failed in a way it must not.", action="request_crashed", exc_info=error)
+    return problem(Kind.INTERNAL_ERROR, "The gateway failed. Send the event again with the same key.")
 
 
 async def reply(send: Send, answer: Answer, *, close: bool = False) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Generator
 
 import uvicorn
 
-from ingest_gateway.http_protocol import ConnectionLimits, LimitedHttpProtocol, Room
+from ingest_gateway.http_protocol import ConnectionLimits, LimitedHttpProtocol, Room, ShortCut
 from ingest_gateway.routes import App
 from ingest_gateway.settings import GatewaySettings
 
@@ -24,8 +24,12 @@ class Server(uvicorn.Server):
         yield
 
 
-def make_server(app: App, settings: GatewaySettings) -> Server:
-    """A server for this application. `serve(sockets=[...])` runs it until `should_exit` is set."""
+def make_server(app: App, settings: GatewaySettings, short_cut: ShortCut) -> Server:
+    """A server for this application. `serve(sockets=[...])` runs it until `should_exit` is set.
+
+    Args:
+        short_cut: is offered small requests first.
+    """
     # It logs every malformed request; those are counted and answered, and a stranger must not fill the log.
     logging.getLogger("uvicorn").setLevel(logging.ERROR)
     limits = ConnectionLimits(
@@ -39,7 +43,7 @@ def make_server(app: App, settings: GatewaySettings) -> Server:
     return Server(
         uvicorn.Config(
             app,
-            http=functools.partial(LimitedHttpProtocol, limits, Room(settings.gateway_max_bytes // 4)),  # type: ignore[arg-type]
+            http=functools.partial(LimitedHttpProtocol, limits, Room(settings.gateway_max_bytes // 4), short_cut),  # type: ignore[arg-type]
             loop="none",
             ws="none",
             lifespan="off",

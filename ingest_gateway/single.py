@@ -11,11 +11,39 @@ from __future__ import annotations
 
 from infra.runtime.telemetry import parse_traceparent
 from ingest_gateway.head import Head, check_coding, check_json, idempotency_key
-from ingest_gateway.intake import Reader, Receive, Submission, read_body
+from ingest_gateway.intake import Intake, Reader, Receive, Reply, Submission, check_length, check_not_empty, read_body
 from schemas import cloudevents
 from schemas.errors import Malformed, Reason
 from schemas.event import encode, one_line, parse_envelope
 from schemas.limits import Limits
+
+
+class Plain:
+    """The short cut for what nearly all requests are: an envelope under headers without a choice. A task and two futures for
+    each request are a fifth of the CPU that it costs."""
+
+    def __init__(self, intake: Intake, limits: Limits) -> None:
+        self._intake = intake
+        self._limits = limits
+
+    def wants(self, head: Head) -> bool:
+        """Such a request, while nobody is refused for want of room."""
+        return (
+            head.content_type == b"application/json"
+            and not head.has_attributes
+            and head.idempotency_keys is None
+            and head.content_encoding is None
+            and self._intake.hurries
+        )
+
+    def serve(self, head: Head, body: bytes, reply: Reply) -> None:
+        """Read it and submit it."""
+        self._intake.take_now(self._read, head, body, reply)
+
+    def _read(self, head: Head, body: bytes) -> Submission:
+        check_length(len(body), self._limits.body_bytes)
+        check_not_empty(body)
+        return Submission(parse_envelope(body, self._limits), one_line(body), head.traceparent)
 
 
 def single(limits: Limits) -> Reader:

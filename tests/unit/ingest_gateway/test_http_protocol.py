@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator
+from collections import deque
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
+from ingest_gateway.head import Head
+from ingest_gateway.problems import Answer
 from ingest_gateway.server import listen, make_server
 from ingest_gateway.settings import GatewaySettings
 from tests.gateway_kit import Line, request
@@ -45,11 +48,37 @@ class Application:
         await send({"type": "http.response.body", "body": body})
 
 
+class Aside:
+    """A short cut for the target /aside, which replies with the length of the body: to a body b"now" at once, to others when
+    told to; it leaves a body b"no" to the application."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[tuple[bytes, Callable[[Answer, bool], None]]] = deque()
+        self.served = 0
+
+    def wants(self, head: Head) -> bool:
+        return head.path == "/aside"
+
+    def serve(self, head: Head, body: bytes, reply: Callable[[Answer, bool], None]) -> bool:
+        if body == b"no":
+            return False
+        self.served += 1
+        self.waiting.append((body, reply))
+        if body == b"now":
+            self.reply()
+        return True
+
+    def reply(self, *, close: bool = False) -> None:
+        """Answer the request that has waited longest."""
+        body, reply = self.waiting.popleft()
+        reply(Answer(202, [(b"content-length", b"2")], b"%2d" % len(body)), close)
+
+
 class Site:
     """A server and its application."""
 
-    def __init__(self, app: Application, port: int, server: Any) -> None:
-        self.app, self.url, self.server = app, f"http://127.0.0.1:{port}", server
+    def __init__(self, app: Application, aside: Aside, port: int, server: Any) -> None:
+        self.app, self.aside, self.url, self.server = app, aside, f"http://127.0.0.1:{port}", server
 
     @property
     def connections(self) -> int:
@@ -60,12 +89,12 @@ class Site:
 @asynccontextmanager
 async def serving(**settings: Any) -> AsyncIterator[Site]:
     """The server with these settings, without anything behind its application."""
-    app = Application()
-    server = make_server(app, GatewaySettings(**{**SETTINGS, **settings}))
+    app, aside = Application(), Aside()
+    server = make_server(app, GatewaySettings(**{**SETTINGS, **settings}), aside)
     listener = listen("127.0.0.1", 0, 100)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     try:
-        yield Site(app, listener.getsockname()[1], server)
+        yield Site(app, aside, listener.getsockname()[1], server)
     finally:
         app.go.set()
         server.should_exit = True
@@ -165,3 +194,89 @@ async def test_unfinished_bodies_share_a_room_and_whole_ones_need_none() -> None
             await third.send(request(b"x" * (room - 1_000), length=room))
             await third.send(b"x" * 1_000)
             assert (await third.hear(1)).answers[0].status == 200, "the room is given back"
+
+
+# --- the short cut
+
+
+async def test_what_the_short_cut_takes_is_answered_when_it_replies_and_the_connection_goes_on() -> None:
+    async with serving() as site, line_to(site) as line:
+        for _ in range(2):
+            await line.send(request(b"abc", target="/aside"))
+            await eventually(lambda: site.aside.waiting)
+            site.aside.reply()
+            answer = (await line.hear(1)).answers[0]
+            assert (answer.status, answer.body, answer.closed) == (202, b" 3", False)
+        await line.send(request(b"abc"))
+        assert (await line.hear(1)).answers[0].body == b"3"
+        assert site.aside.served == 2
+
+
+async def test_a_body_in_two_packets_is_served_once_it_is_there() -> None:
+    async with serving() as site, line_to(site) as line:
+        await line.send(request(b"no", target="/aside", length=3))
+        await eventually(lambda: site.connections == 1)
+        await line.send(b"w")
+        assert (await line.hear(1)).answers[0].body == b" 3"
+
+
+async def test_what_it_leaves_the_application_answers() -> None:
+    async with serving() as site, line_to(site) as line:
+        await line.send(request(b"no", target="/aside") + request(b"x" * 70_000, target="/aside"))
+        heard = await line.hear(2)
+        assert [answer.body for answer in heard.answers] == [b"2", b"70000"], "a large body is read as it is asked for"
+        await line.send(request(b"now", "Expect: 100-continue", target="/aside"))
+        assert site.aside.served == 0
+
+
+async def test_pipelined_requests_are_answered_in_order_whoever_serves_them() -> None:
+    async with serving() as site, line_to(site) as line:
+        burst = [
+            request(b"now", target="/aside"),
+            request(b"wait", target="/aside"),
+            request(b"abc"),
+            request(b"no", target="/aside"),
+        ]
+        await line.send(b"".join(burst) + request(b"now", target="/aside") * 300)
+        await eventually(lambda: site.aside.waiting)
+        site.aside.reply()
+        heard = await line.hear(304)
+        assert [answer.body for answer in heard.answers] == [b" 3", b" 4", b"3", b"2", *[b" 3"] * 300]
+
+
+async def test_a_reply_may_close_and_one_to_nobody_is_lost() -> None:
+    async with serving() as site:
+        async with line_to(site) as line:
+            await line.send(request(b"bye", target="/aside"))
+            await eventually(lambda: site.aside.waiting)
+            site.aside.reply(close=True)
+            heard = await line.hear(1)
+            assert (heard.answers[0].status, heard.answers[0].closed) == (202, True)
+        async with line_to(site) as line:
+            await line.send(request(b"gone", target="/aside"))
+            await eventually(lambda: site.aside.waiting)
+        await eventually(lambda: site.connections == 0)
+        site.aside.reply()
+        async with line_to(site) as line:
+            await line.send(request(b"now", target="/aside"))
+            assert (await line.hear(1)).answers[0].status == 202
+
+
+async def test_what_was_served_is_answered_before_a_refusal_of_what_follows() -> None:
+    async with serving(gateway_head_bytes=1024) as site, line_to(site) as line:
+        await line.send(request(b"first", target="/aside") + b"\r\n" * 2_000)
+        await eventually(lambda: site.aside.waiting)
+        site.aside.reply()
+        heard = await line.hear(3)
+        assert [answer.status for answer in heard.answers] == [202, 400]
+        assert heard.ended
+
+
+async def test_a_stop_waits_for_what_was_served() -> None:
+    async with serving() as site, line_to(site) as line:
+        await line.send(request(b"last", target="/aside"))
+        await eventually(lambda: site.aside.waiting)
+        site.server.should_exit = True
+        asyncio.get_running_loop().call_later(0.3, site.aside.reply)
+        heard = await line.hear(1)
+        assert (heard.answers[0].status, heard.answers[0].closed) == (202, True)
