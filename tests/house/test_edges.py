@@ -28,6 +28,7 @@ CATCHES_ALL = {
     # The outermost edges.
     "infra.runtime.log:_Sink._line": "a value that breaks when it is looked at costs its own line only",
     "ingest_gateway.routes:Shell.__call__": "an unforeseen error becomes a 500 without its text",
+    "ingest_gateway.routes:Shell.serve": "the same edge, for the requests of the short cut",
     "stream_worker.__main__:main": "logged by class and place, exit code 1",
 }
 WALL_CLOCK = {
