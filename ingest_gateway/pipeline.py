@@ -393,7 +393,7 @@ class Pipeline:
         self._kick()
 
     def _settle(self, flight: Flight, outcome: Outcome) -> None:
-        del self._flights[flight.event.id]
+        self._flights.pop(flight.event.id, None)  # an abandoned one is not there any more
         if not flight.settled.done():
             flight.settled.set_result(outcome)
         for follower in flight.followers:

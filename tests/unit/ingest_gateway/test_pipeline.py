@@ -402,3 +402,52 @@ async def test_events_of_batches_are_no_requests() -> None:
     assert isinstance(tasks[2].result(), Overloaded)
     assert [type(each) for each in await release_all(rig.steps, tasks[:2])] == [Accepted, Accepted]
     assert len(await batch) == 50
+
+
+# --- waiting by a call
+
+
+async def test_who_waits_by_a_call_is_told_what_who_waits_by_a_task_is() -> None:
+    rig = Rig(held=True)
+    told: list[Outcome] = []
+    for one in (event("a", 1), event("a", 1), event("a", 2), event("b")):
+        rig.pipeline.submit_to(one, b"wire", None, told.append)
+    task = rig.start(event("a", 1))
+    assert rig.pipeline.in_flight == 4
+    await release_all(rig.steps, task)
+    await until_quiet()
+    assert [type(outcome) for outcome in told[:1]] == [Accepted]
+    assert sorted(map(str, told[1:])) == sorted(map(str, [DUPLICATE, CONFLICT, Accepted(*coordinates(told[-1]))]))
+    assert task[0].result() is DUPLICATE
+    assert rig.pipeline.in_flight == 0
+    assert len(rig.log) == 2
+
+
+def coordinates(outcome: Outcome) -> tuple[int, int]:
+    """Where an accepted event is."""
+    assert isinstance(outcome, Accepted)
+    return outcome.partition, outcome.offset
+
+
+async def test_one_too_many_is_told_at_once_and_leaves_nothing_behind() -> None:
+    rig = Rig(POLICY._replace(max_in_flight=4), held=True)
+    told: list[Outcome] = []
+    for number in range(6):
+        rig.pipeline.submit_to(event(f"k{number}"), b"wire", None, told.append)
+    assert [type(outcome) for outcome in told] == [Overloaded] * 2
+    assert rig.pipeline.in_flight == 4
+
+
+async def test_abandoned_events_are_unknown_and_told_once() -> None:
+    rig = Rig(held=True)
+    told: list[Outcome] = []
+    for one in (event("a"), event("a"), event("b")):
+        rig.pipeline.submit_to(one, b"wire", None, told.append)
+    await until_quiet()
+    rig.pipeline.abandon()
+    assert told == [Unknown("stopping")] * 3
+    assert rig.pipeline.in_flight == 0
+    while rig.steps.waiting:
+        rig.steps.release()
+        await until_quiet()
+    assert len(told) == 3, "what comes of it later is told to nobody"
