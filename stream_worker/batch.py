@@ -151,6 +151,8 @@ class Processor:
             return
         decided = zip(items, decide(items, known), strict=True)
         missing = [item for item, decision in decided if decision is NEW and item.from_gateway]
+        if not missing:  # a copy of the same event that came first, past the gateway, is the one that runs
+            return
         await store.remember_keys(db, missing)
         known.keys.update(await store.read_keys(db, [item.id for item in missing]))
 

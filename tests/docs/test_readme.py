@@ -58,7 +58,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         yield started
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_the_sessions_give_what_the_readme_says(running: Running) -> None:
     tool("curl", "the README's sessions")
     left_out = []

@@ -55,6 +55,14 @@ async def test_a_new_event_is_stored_once_and_its_copies_are_absorbed(db: asyncp
     assert await effects(db) == ["a", "b"]
 
 
+async def test_a_gateways_record_behind_a_direct_copy_of_its_event_is_absorbed(db: asyncpg.Connection) -> None:
+    log = Log()
+    items = [log.append(envelope("a")), log.append(envelope("a"), gateway=True)]
+    result = await settle(db, items, processor(registry_of(note)))
+    assert outcomes(result) == [Stored("note"), Duplicate()]
+    assert await effects(db) == ["a"]
+
+
 async def test_the_events_row_holds_what_was_sent(db: asyncpg.Connection) -> None:
     value = (
         b'{"source":"src","schema_version":"2","idempotency_key":"k","type":"t","payload":{"a": 1.10, "b":\n"\\u00e9"}}'
