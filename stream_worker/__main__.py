@@ -9,7 +9,7 @@ import uvloop
 from infra.runtime import log
 from infra.runtime.process import quiet_collector
 from infra.runtime.settings import load_or_exit
-from stream_worker.app import run
+from stream_worker.app import NotSo, run
 from stream_worker.settings import WorkerSettings
 
 _YOUNG_OBJECTS = 50_000  # a batch holds tens of thousands at once
@@ -24,6 +24,9 @@ def main() -> int:
         uvloop.run(run(settings))
     except ImportError as error:
         print(f"error: WORKER_HANDLERS cannot be imported: {error}. Check the names and PYTHONPATH.", file=sys.stderr)
+        return 2
+    except NotSo as refusal:
+        print(f"error: {refusal}", file=sys.stderr)
         return 2
     except OSError as error:
         print(f"error: WORKER_METRICS_PORT cannot be opened: {error.strerror}. Choose another, or 0.", file=sys.stderr)

@@ -49,15 +49,21 @@ _TICK_LIMIT = 30.0
 _CLOSE_TIMEOUT = 5.0
 
 
+class NotSo(Exception):
+    """A worker must not start like this. The text is for people: what does not fit, and what to change."""
+
+
 async def run(settings: WorkerSettings) -> None:
     """Run a worker until SIGTERM or SIGINT.
 
     Raises:
-        ImportError: a handler module. OSError: the metrics port. Anything that ended the work unasked.
+        ImportError: a handler module. NotSo: the settings and what they meet do not go together. OSError: the metrics port.
+        Anything that ended the work unasked.
     """
     stop = _stop_on_signals()
     check_codecs()
     registry = handlers.load(settings.worker_handlers)
+    refuse_slow(registry, settings)
     metrics = Metrics()
     worker = _Worker()
     health = HealthServer(
@@ -101,6 +107,20 @@ async def run(settings: WorkerSettings) -> None:
         telemetry.shutdown()
         health.close()
         _LOG.info("The worker has stopped.", action="stopped")
+
+
+def refuse_slow(registry: Registry, settings: WorkerSettings) -> None:
+    """A handler that may run for longer than Postgres lets a transaction idle would be ended every time, anew.
+
+    Raises:
+        NotSo: there is one; it is named.
+    """
+    slow = registry.slower_than(settings.idle_in_transaction)
+    if slow:
+        raise NotSo(
+            f"The timeout of these handlers is longer than 0.6 x WORKER_SESSION_TIMEOUT: {', '.join(slow)}. "
+            "Shorten it, or raise WORKER_SESSION_TIMEOUT."
+        )
 
 
 class _Worker:

@@ -46,7 +46,10 @@ class Fenced(Exception):
 class Result:
     """outcomes: of the items that are settled, in log order. next_offset: everything below is durable.
 
-    retry: the first item that must wait, which cut the batch. unsent: records of this batch have failures rows whose dead
+    Some that are settled may lie beyond it: they ran before the cut, because their ordering key was free. Read again, they
+    are duplicates of themselves.
+
+    retry: why the item at `retry_offset` must wait, which cut the batch. unsent: records of this batch have failures rows whose dead
     letters may still have to be sent. parked: some wait in Postgres. tripped: the breaker stopped before the next item.
     breaker: what it knows now.
     """
@@ -58,6 +61,7 @@ class Result:
     parked: bool
     tripped: bool
     breaker: Breaker
+    retry_offset: int = -1
 
 
 @dataclass(slots=True)
@@ -168,26 +172,24 @@ class Processor:
             blocked = await store.lock_parked_keys(db, {task.order_key for task in tasks}) if tasks else set()
             ran, tripped = await self.runner.run(db, tasks, careful=careful, blocked=blocked, breaker=batch.breaker)
             cut = _cut(tasks, ran)
-            settled = [
-                ran[position] if isinstance(decision, Run) else decision
-                for position, decision in enumerate(decisions[:cut])
-            ]
+            settled = _settled(decisions, ran, cut)
             if cut is not None:
-                rest = {batch.items[task.position].id for task in tasks if task.position >= cut}
+                rest = {batch.items[task.position].id for task in tasks if task.position not in settled}
                 await store.release(db, rest - batch.replayed, rest & batch.replayed)
             await self._write(db, batch, settled, now)
             next_offset = batch.items[-1].offset + 1 if cut is None else batch.items[cut].offset
             if not await store.close_claim(db, claim, next_offset):
                 raise BrokenTransaction(None)
-        last = None if cut is None else ran.get(cut)
+        waits, retry = _last(ran)
         return Result(
-            list(zip(batch.items, settled, strict=False)),
+            [(batch.items[position], outcome) for position, outcome in settled.items()],
             next_offset,
-            last if isinstance(last, Retry) else None,
-            any(isinstance(outcome, Dead | Redelivered) for outcome in settled),
-            any(isinstance(outcome, Parked) for outcome in settled),
+            retry,
+            any(isinstance(outcome, Dead | Redelivered) for outcome in settled.values()),
+            any(isinstance(outcome, Parked) for outcome in settled.values()),
             tripped,
             batch.breaker,
+            batch.items[waits].offset if retry is not None else -1,
         )
 
     async def _claim(self, db: asyncpg.Connection, batch: _Batch, now: datetime) -> list[Decision]:
@@ -257,12 +259,14 @@ class Processor:
                 tasks.append(Task(position, item.event, item.event.order_key, handler, settled, failures))
         return tasks
 
-    async def _write(self, db: asyncpg.Connection, batch: _Batch, settled: Sequence[Outcome], now: datetime) -> None:
+    async def _write(
+        self, db: asyncpg.Connection, batch: _Batch, settled: Mapping[int, Outcome], now: datetime
+    ) -> None:
         """The one place where a batch's outcomes become effects."""
         ended: list[_Ended] = []
         failures: list[tuple[object, ...]] = []
         waiting: list[tuple[Item, Retry | None]] = []
-        for position, outcome in enumerate(settled):
+        for position, outcome in settled.items():
             item = batch.items[position]
             match outcome:
                 case Stored(handled_by):
@@ -336,9 +340,27 @@ async def until_whole(attempt: Callable[[Mapping[int, Dead], bool], Awaitable[T]
             careful = True
 
 
-def _cut(tasks: Sequence[Task], ran: Mapping[int, Outcome]) -> int | None:
+def _last(ran: dict[int, Outcome]) -> tuple[int, Retry | None]:
+    """The position that ran last, and why it must wait if it must: a Retry cuts the run."""
+    position = next(reversed(ran), -1)
+    last = ran.get(position)
+    return position, last if isinstance(last, Retry) else None
+
+
+def _cut(tasks: Sequence[Task], ran: dict[int, Outcome]) -> int | None:
     """The position of the first item that did not run or must wait; None: all ran."""
-    if len(ran) == len(tasks):
-        last = tasks[-1].position if tasks else None
-        return last if last is not None and isinstance(ran[last], Retry) else None
-    return next(t.position for t in tasks if t.position not in ran or isinstance(ran[t.position], Retry))
+    waits, retry = _last(ran)
+    if len(ran) == len(tasks) and retry is None:
+        return None
+    return next(t.position for t in tasks if t.position not in ran or (retry and t.position == waits))
+
+
+def _settled(decisions: Sequence[Decision], ran: Mapping[int, Outcome], cut: int | None) -> dict[int, Outcome]:
+    """What is settled, by position: everything before the cut, and what ran beyond it."""
+    settled = {
+        position: ran[position] if isinstance(decision, Run) else decision
+        for position, decision in enumerate(decisions[:cut])
+    }
+    if cut is not None:
+        settled.update((n, ran[n]) for n in sorted(ran) if n > cut and not isinstance(ran[n], Retry))
+    return settled

@@ -17,8 +17,9 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import takewhile
 from typing import Protocol, TypeVar, cast
 
 import asyncpg
@@ -103,6 +104,7 @@ class Partition:
         self._arrived = asyncio.Event()
         self._stopping = asyncio.Event()
         self._failures: dict[int, int] = {}
+        self._ahead: set[int] = set()  # offsets that were settled before those below them, and are still to pass
         self._watchful = shared.size.limit if taken.died else 0
         self._marked = False
         self._emitted = False  # events may wait in the outbox of emitted events
@@ -227,7 +229,7 @@ class Partition:
             self._trip()
             await self._wait(self._shared.probes.delay(self._trips, random.random))
         elif result.retry is not None:
-            await self._put_off(result.next_offset, result.retry)
+            await self._put_off(result.retry_offset, result.retry)
 
     def _trip(self) -> None:
         """Too many died of what a deploy can cause: this partition waits, and goes on by single probes."""
@@ -266,10 +268,12 @@ class Partition:
                 done = await self._with_connection(step)
             except (Hold, DeadLettersHeld, EmittedHeld) as error:
                 why, alarm = error.why, isinstance(error, Hold) and error.alarm
+                await self._renew_if_stale(error.__cause__)
                 if isinstance(error, Hold) and error.conflict:
                     self._shared.size.conflict()
             except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
                 why, alarm = sqlstate.sqlstate(error) or type(error).__name__, False
+                await self._renew_if_stale(error)
                 if sqlstate.is_conflict(error):
                     self._shared.size.conflict()
             else:
@@ -282,6 +286,11 @@ class Partition:
             self._note_hold(why, alarm, failures)
             await self._unmark()
             await self._wait(self._shared.backoff.delay(failures, random.random))
+
+    async def _renew_if_stale(self, error: BaseException | None) -> None:
+        """After a migration the next try gets a connection that knows nothing of the tables as they were."""
+        if error is not None and sqlstate.is_stale(error):
+            await self._shared.pool.expire_connections()
 
     async def _with_connection(self, step: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
         async with self._shared.slots:
@@ -319,6 +328,8 @@ class Partition:
             items = [await self._beware(db, items[0])]
         with self._shared.observer.batch(items), counted() as emitted:
             result = await self._shared.processor.process(db, self.claim, items, self._failures, self._breaker)
+        if self._ahead:  # they were told when they ran
+            result = replace(result, outcomes=[each for each in result.outcomes if each[0].offset not in self._ahead])
         self._emitted = self._emitted or emitted.count > 0
         self._shared.observer.settled(items, result, time.monotonic() - began)
         return result
@@ -363,6 +374,9 @@ class Partition:
             record, size = records.popleft()
             self.buffered -= size
             self._failures.pop(record.offset, None)
+        beyond = takewhile(lambda each: each[0].offset >= result.next_offset, reversed(result.outcomes))
+        self._ahead = {offset for offset in self._ahead if offset >= result.next_offset}
+        self._ahead.update(item.offset for item, _ in beyond)
         self._shared.size.settled(len(result.outcomes))
         self._watchful = max(0, self._watchful - len(result.outcomes))
         self._breaker = result.breaker

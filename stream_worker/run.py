@@ -1,9 +1,11 @@
 """Run handlers inside the batch's transaction, so that one bad event costs only itself.
 
-Events run in log order, in chunks of neighbours that share a handler, each chunk under a SAVEPOINT. When a chunk fails
-it is undone and run again event by event, so that only the bad one leaves. An event that must wait is first tried again in
-place, which cuts the batch (nothing after it runs), then parked, and later events of its ordering key are parked behind
-it. The end of the time budget and the breaker cut the batch too.
+Events run in chunks that share a handler, each chunk under a SAVEPOINT. The events of an ordering key run in log order,
+always; between keys no order is promised, and where types are mixed the same handler's events of different keys are
+brought together (`in_waves`), because a chunk costs what it costs. When a chunk fails it is undone and run again event by
+event, so that only the bad one leaves. An event that must wait is first tried again in place, which cuts the run (nothing
+more runs), then parked, and later events of its ordering key are parked behind it. The end of the time budget and the
+breaker cut the run too. Wherever it is cut, what has run of a key are its first events.
 
 What can go wrong beside an exception, and how it is seen:
 - the handler swallowed an SQL error: the transaction is broken, and RELEASE SAVEPOINT says so (25P02)
@@ -35,6 +37,8 @@ _LONG_IN_PLACE = 1.0
 _UNHANDLED = Stored(None)
 _BEHIND = Parked(None)
 _IN_FAILED_TRANSACTION = "25P02"
+_WHAT = attrgetter("handler", "settled")
+"""What makes neighbours one chunk."""
 
 
 class BrokenTransaction(Exception):
@@ -136,12 +140,12 @@ class Runner:
         blocked: set[str],
         breaker: Breaker,
     ) -> Ran:
-        """Run them in order, up to a cut: the end of the budget, a Retry (then the last outcome), or the breaker.
+        """Run them, given in log order, up to a cut: the end of the budget, a Retry (then the last outcome), or the breaker.
 
         Args:
             careful: event by event from the start, to find the one that breaks the transaction.
             blocked: ordering keys that are parked: their events are parked behind; grows with those parked here.
-            breaker: fed in log order.
+            breaker: fed in the order in which they run.
 
         Raises:
             BrokenTransaction, Hold.
@@ -154,8 +158,8 @@ class Runner:
         return Ran(run.outcomes, run.tripped)
 
     def _chunks(self, tasks: Sequence[Task]) -> Iterator[list[Task]]:
-        """Neighbours that share a handler and what is settled about them, in log order, up to the size it takes."""
-        for (handler, settled), neighbours in groupby(tasks, key=attrgetter("handler", "settled")):
+        """Neighbours that share a handler and what is settled about them, up to the size it takes."""
+        for (handler, settled), neighbours in groupby(in_waves(tasks), key=_WHAT):
             chunk = list(neighbours)
             size = len(chunk) if handler is None or settled else self.batch if handler.batch else _CHUNK
             for start in range(0, len(chunk), size):
@@ -240,6 +244,31 @@ class Runner:
                 _hold_on_conflict(error)
             return classify(error, timed_out=deadline.expired())
         return Stored(handler.name)
+
+
+def in_waves(tasks: Sequence[Task]) -> Sequence[Task]:
+    """The tasks with those of one handler together, as far as the order within each ordering key allows.
+
+    Handlers are ranked by their first appearance. A key's task runs in the wave of the task before it, or in the next one
+    where that has a handler of a higher rank; a wave runs handler by handler.
+    """
+    stretches = sum(1 for _ in groupby(tasks, key=_WHAT))
+    if stretches <= 2:
+        return tasks
+    ranks: dict[tuple[Handler | None, Dead | None], int] = {}
+    latest: dict[str, tuple[int, int]] = {}
+    places = []
+    for task in tasks:
+        rank = ranks.setdefault((task.handler, task.settled), len(ranks))
+        wave, before = latest.get(task.order_key, (0, 0))
+        place = latest[task.order_key] = (wave + (rank < before), rank)
+        places.append(place)
+    # Many waves can be worse than the log: then nothing is gained.
+    return (
+        tasks
+        if len(set(places)) >= stretches
+        else [tasks[n] for n in sorted(range(len(tasks)), key=places.__getitem__)]
+    )
 
 
 def classify(error: BaseException, *, timed_out: bool) -> Outcome:

@@ -3,6 +3,7 @@
 Our own statements: only the infrastructure can be at fault, so everything holds the partition. Inside a handler:
 
     hold        the database is unreachable, restarting, full or read-only: no event is to blame (08, 53, 57P01-57P05, 25006)
+                or a migration has made a cached plan useless, which a fresh one mends
     hold+alarm  a bad deploy that would fail for every event (28, 42, 0A): never fill the dead-letter topic with it
     dead        this event's own data (22, 54, 23 but for a missing parent row)
     retry       everything else: locks, deadlocks, serialization, time-outs, a parent row that may still come (40, 55, 57014, 23503)
@@ -54,13 +55,19 @@ def in_handler(error: BaseException) -> Verdict:
         # value that the driver refuses, or a bug, will not: the event is dead until somebody replays it.
         passing = isinstance(error, OSError) or not isinstance(error, Exception)
         return Verdict.RETRY if passing else Verdict.DEAD
-    if code in _HOLD_CODES or code[:2] in _HOLD_CLASSES:
+    if code in _HOLD_CODES or code[:2] in _HOLD_CLASSES or isinstance(error, asyncpg.InvalidCachedStatementError):
         return Verdict.HOLD
     if code[:2] in _DEPLOY_CLASSES:
         return Verdict.HOLD_AND_ALARM
     if code[:2] in _POISON_CLASSES and code != _PARENT_MISSING:
         return Verdict.DEAD
     return Verdict.RETRY
+
+
+def is_stale(error: BaseException) -> bool:
+    """True for what a migration leaves behind in connections older than it: plans of tables that look different now, of
+    indexes that were built anew. A fresh connection tells whether that is all."""
+    return (sqlstate(error) or "")[:2] in ("0A", "42")
 
 
 def is_conflict(error: BaseException) -> bool:

@@ -151,11 +151,13 @@ class Bench:
         while items:
             result = await self._until_settled(items)
             settled += result.outcomes
-            items = [item for item in items if item.offset >= result.next_offset]
+            done = {item.offset for item, _ in result.outcomes}  # some of them beyond the next offset
+            items = [item for item in items if item.offset >= result.next_offset and item.offset not in done]
             if result.retry is not None:
+                offset = result.retry_offset
                 if not patient:
-                    return [*settled, (items[0], result.retry)]
-                self._failures[items[0].offset] = self._failures.get(items[0].offset, 0) + 1
+                    return [*settled, (next(item for item in items if item.offset == offset), result.retry)]
+                self._failures[offset] = self._failures.get(offset, 0) + 1
         return settled
 
     async def _until_settled(self, items: Sequence[Item]) -> Result:

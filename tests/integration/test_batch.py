@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import asyncpg
 import pytest
@@ -140,6 +141,23 @@ async def test_a_poison_value_inside_sql_is_dead_and_a_bad_deploy_holds(db: asyn
     assert await db.fetchval("SELECT count(*) FROM event_keys") == 2
 
 
+async def test_a_plan_that_a_migration_made_useless_holds_once_and_nobody_is_called(db: asyncpg.Connection) -> None:
+    async def reads(event: Event, tx: asyncpg.Connection) -> None:
+        await tx.fetch("SELECT * FROM effects")
+        await note(event, tx)
+
+    log = Log()
+    using = processor(registry_of(reads))
+    await settle(db, [log.append(envelope("a"))], using)
+    await db.execute("ALTER TABLE effects ADD COLUMN added int")
+    later = log.append(envelope("b"))
+    with pytest.raises(Hold) as held:
+        await settle(db, [later], using)
+    assert (held.value.why, held.value.alarm) == ("0A000", False)
+    assert outcomes(await settle(db, [later], using)) == [Stored("reads")]
+    assert await effects(db) == ["a", "b"]
+
+
 async def test_a_retry_cuts_the_batch_and_gives_back_what_did_not_run(db: asyncpg.Connection) -> None:
     async def later(event: Event, tx: asyncpg.Connection) -> None:
         await note(event, tx)
@@ -172,6 +190,106 @@ async def test_the_budget_cuts_the_batch(db: asyncpg.Connection) -> None:
     assert result.retry is None
     assert len(await effects(db)) == result.next_offset
     assert await db.fetchval("SELECT count(*) FROM event_keys WHERE state = 'stored'") == result.next_offset
+
+
+async def test_mixed_types_reach_a_batch_handler_in_large_calls(db: asyncpg.Connection) -> None:
+    calls: list[int] = []
+
+    async def many(events: Sequence[Event], tx: asyncpg.Connection) -> None:
+        calls.append(len(events))
+
+    log = Log()
+    items = [log.append(envelope(f"k{n}", source=f"s{n}", type=f"t{n % 3}")) for n in range(300)]
+    registry = Registry()
+    for n in range(3):
+        registry.handler(batch=True, type=f"t{n}", name=f"many{n}")(many)
+    result = await settle(db, items, processor(registry))
+    assert outcomes(result) == [Stored(f"many{n % 3}") for n in range(300)]
+    assert calls == [100, 100, 100]
+
+
+async def test_what_ran_beyond_a_cut_stays_done_and_the_cut_is_where_the_log_goes_on(db: asyncpg.Connection) -> None:
+    """Handler by handler, the first type runs whole before the second one's event must wait."""
+
+    async def first(event: Event, tx: asyncpg.Connection) -> None:
+        await note(event, tx)
+
+    async def second(event: Event, tx: asyncpg.Connection) -> None:
+        if event.data == "later":
+            raise Retryable("busy", after=0.5)
+        await note(event, tx)
+
+    log = Log()
+    wanted = [("a", 1), ("b", 2), ("c", 1), ("d", 2), ("e", 1), ("f", 2)]
+    items = [log.append(envelope(k, "later" if k == "d" else "", source=k, type=f"t{n}")) for k, n in wanted]
+    registry = Registry()
+    registry.handler(type="t1")(first)
+    registry.handler(type="t2")(second)
+    result = await settle(db, items, processor(registry))
+    assert [(i.offset, o) for i, o in result.outcomes] == [
+        (0, Stored("first")),
+        (1, Stored("second")),
+        (2, Stored("first")),
+        (4, Stored("first")),
+    ]
+    assert (result.next_offset, result.retry_offset) == (3, 3)
+    assert result.retry == Retry(Reason.HANDLER_ERROR, "Retryable", 0.5)
+    assert await states(db) == [
+        ("stored", 1),
+        ("stored", 1),
+        ("stored", 1),
+        ("accepted", 0),
+        ("stored", 1),
+        ("accepted", 0),
+    ]
+    rest = await settle(db, items[3:], processor(registry), failures={3: 2})
+    assert outcomes(rest) == [Dead(Reason.HANDLER_ERROR, "handle", "Retryable"), Duplicate(), Stored("second")]
+    assert await effects(db) == ["a", "c", "e", "b", "f"]
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_effects_of_a_key_come_in_log_order_whatever_cuts_the_batch(db: asyncpg.Connection, seed: int) -> None:
+    """Types, keys, events that fail for good or for a while, and small budgets, at random; each effect comes once."""
+    chance = random.Random(seed)
+    waits: dict[str, int] = {}
+
+    def handler(name: str) -> Callable[[Event, asyncpg.Connection], Awaitable[None]]:
+        async def handle(event: Event, tx: asyncpg.Connection) -> None:
+            await note(event, tx)
+            if event.data == "dead":
+                raise Permanent
+            if waits.get(event.idempotency_key, 0):
+                waits[event.idempotency_key] -= 1
+                raise Retryable
+
+        handle.__name__ = name
+        return handle
+
+    registry = Registry()
+    for n in range(4):
+        registry.handler(type=f"t{n}")(handler(f"h{n}"))
+    log = Log()
+    items, expected = [], dict[str, list[str]]()
+    for n in range(120):
+        source, dead = f"s{chance.randrange(6)}", chance.random() < 0.05
+        key = f"{source}/{n}"
+        waits[key] = 1 if chance.random() < 0.05 else 0
+        items.append(log.append(envelope(key, "dead" if dead else "", source=source, type=f"t{chance.randrange(5)}")))
+        event = items[-1].event
+        if not dead and event is not None and event.type != "t4":  # t4 has no handler
+            expected.setdefault(source, []).append(key)
+    using = processor(registry, attempts=10, in_place=10, budget=chance.choice([0.0, 0.002, 10.0]))
+    failures: dict[int, int] = {}
+    left = items
+    while left:
+        result = await settle(db, left[: chance.randrange(1, 80)], using, failures=failures)
+        if result.retry is not None:
+            failures[result.retry_offset] = failures.get(result.retry_offset, 0) + 1
+        left = [item for item in left if item.offset >= result.next_offset]
+    seen: dict[str, list[str]] = {}
+    for key in await effects(db):
+        seen.setdefault(key.split("/")[0], []).append(key)
+    assert seen == expected
 
 
 async def test_a_handler_that_never_returns_is_timed_out(db: asyncpg.Connection) -> None:

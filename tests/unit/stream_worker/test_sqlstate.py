@@ -32,6 +32,17 @@ def test_inside_a_handler(codes: str, verdict: Verdict) -> None:
         assert sqlstate.in_handler(raised(code)) == verdict, code
 
 
+def test_what_a_migration_leaves_in_old_connections_is_told_from_what_is_poison() -> None:
+    assert [sqlstate.is_stale(raised(code)) for code in ("0A000", "42P10", "42703", "22003", "40P01")] == [
+        True,
+        True,
+        True,
+        False,
+        False,
+    ]
+    assert not sqlstate.is_stale(OSError())
+
+
 def test_what_is_not_the_databases_is_a_retry_only_where_it_is_the_networks() -> None:
     for passing in (ConnectionResetError(), TimeoutError(), OSError(), asyncio.CancelledError(), SystemExit(1)):
         assert sqlstate.in_handler(passing) == Verdict.RETRY, passing
