@@ -21,7 +21,7 @@ from infra.runtime.settings import load_or_exit
 from infra.runtime.tables import DatabaseSettings, engine, metadata
 
 # First key of Plutus's advisory locks ("PLUT" in ASCII); the second says what for: 1 migrations, 2 making partitions,
-# 3 dropping them.
+# 3 dropping them, 4 forgetting keys older than the dedup window.
 _ONE_PROCESS = "SELECT pg_advisory_xact_lock(1347179860, 1)"
 _WAIT_FOR_OTHER_PROCESS = "SET LOCAL lock_timeout = '60s'"
 _WAIT_FOR_TABLE = "SET LOCAL lock_timeout = '5s'"

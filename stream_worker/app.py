@@ -25,7 +25,7 @@ from infra.runtime.kafka import check_codecs, connection
 from infra.runtime.postgres import Deadlines
 from infra.runtime.producer import Producer
 from infra.runtime.telemetry import Telemetry
-from infra.runtime.topics import wait_for_topics
+from infra.runtime.topics import longer_than, wait_for_topics
 from schemas import registry as schema_registry
 from stream_worker import handlers, records, store
 from stream_worker.backoff import Backoff
@@ -94,7 +94,9 @@ async def run(settings: WorkerSettings) -> None:
                     drain_timeout=settings.worker_drain,
                     watchdog=settings.worker_watchdog,
                 )
-                house = asyncio.create_task(keep_house(pool, metrics, settings.events_retention_days))
+                house = asyncio.create_task(
+                    keep_house(pool, metrics, settings.events_retention_days, settings.dedup_window_days)
+                )
                 try:
                     await worker.loop.run(stop)
                 finally:
@@ -120,6 +122,23 @@ def refuse_slow(registry: Registry, settings: WorkerSettings) -> None:
         raise NotSo(
             f"The timeout of these handlers is longer than 0.6 x WORKER_SESSION_TIMEOUT: {', '.join(slow)}. "
             "Shorten it, or raise WORKER_SESSION_TIMEOUT."
+        )
+
+
+async def refuse_short_window(settings: WorkerSettings) -> None:
+    """What a topic still holds after its key was forgotten would take effect a second time (interleaving 11).
+
+    Raises:
+        NotSo: a topic may keep a record for as long as the window, or longer. KafkaError: no answer.
+    """
+    days = settings.dedup_window_days
+    if days is None:
+        return
+    found = await longer_than(settings, days)
+    if found:
+        raise NotSo(
+            f"DEDUP_WINDOW_DAYS={days} is too short: {', '.join(found)}. Raise it, or shorten retention.ms of the topics "
+            "(KAFKA_RETENTION_DAYS and KAFKA_DLQ_RETENTION_DAYS for `plutus topics create`)."
         )
 
 
@@ -169,6 +188,7 @@ async def _until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
 
 async def _prepare(settings: WorkerSettings, producer: Producer, pool: asyncpg.Pool, registry: Registry) -> None:
     await wait_for_topics(settings)
+    await refuse_short_window(settings)
     await producer.start()
     async for attempt in stamina.retry_context(on=_passing, attempts=None, timeout=None, wait_max=5.0):
         with attempt:

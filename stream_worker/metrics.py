@@ -97,6 +97,9 @@ class Metrics:
         self.producer_swaps = self._counter(
             "plutus_worker_producer_swaps_total", "Times the Kafka producer was replaced."
         )
+        self.forgotten_keys = self._counter(
+            "plutus_worker_forgotten_keys_total", "Keys older than the dedup window that were deleted."
+        )
         self.default_rows = self._gauge(
             "plutus_worker_events_default_partition_rows", "Rows in the default partition of events: should be 0."
         )

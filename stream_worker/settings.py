@@ -57,6 +57,12 @@ class WorkerSettings(RuntimeSettings):
     events_retention_days: int | None = Field(
         None, ge=1, description="Drop whole day partitions of events older than this; unset: keep all."
     )
+    dedup_window_days: int | None = Field(
+        None,
+        ge=1,
+        description="Forget the keys of events older than this: a copy sent later is a new event. Must exceed the "
+        "retention of both topics; unset: never.",
+    )
     unhandled: Literal["store", "dead"] = Field(
         "store",
         description="Events that no handler matches: store them as PROCESSED, or dead-letter them (no_handler).",

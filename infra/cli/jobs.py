@@ -1,4 +1,4 @@
-"""The audit of what operators do with failures: one row a job, who asked for what and when, and how far it came.
+"""The audit of what operators do with failures, stored events and offsets: one row a job, who asked for what and when, and how far it came.
 
 A job's row is written before its first effect and after every batch, so that one that died tells where to go on. What is
 asked for is kept as filters and ids; nothing here holds a payload.
@@ -28,6 +28,8 @@ class Kind(StrEnum):
     RETRY = "retry"
     DISCARD = "discard"
     RECONCILE = "reconcile"
+    RUN = "run"
+    SKIP = "skip"
 
 
 class Status(StrEnum):

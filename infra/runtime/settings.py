@@ -57,6 +57,9 @@ class RuntimeSettings(BaseSettings):
         description="max.message.bytes of the events topic; the dead-letter topic gets 64 KiB more.",
     )
     kafka_retention_days: int = Field(30, ge=1, description="How long the events topic keeps records.")
+    kafka_dlq_retention_days: int | None = Field(
+        None, ge=1, description="How long the dead-letter topic keeps records; unset: for ever."
+    )
     kafka_request_timeout: Seconds = Field(10.0, description="Deadline of one request to a broker.")
     kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
         "PLAINTEXT", description="How to talk to the brokers."

@@ -304,7 +304,7 @@ replay_jobs = Table(
         server_default=text("gen_random_uuid()"),
         comment="Row id; plutus dlq replay --resume takes it.",
     ),
-    Column("kind", Text, nullable=False, comment="replay, retry, discard or reconcile."),
+    Column("kind", Text, nullable=False, comment="replay, retry, discard, reconcile, run or skip."),
     Column("who", Text, nullable=False, comment="User and host that ran the command, as they call themselves."),
     Column("role", Text, nullable=False, server_default=text("SESSION_USER"), comment="Login role it ran under."),
     Column("request", JSONB, nullable=False, comment="What was asked for: filters and options, never a payload."),
@@ -325,10 +325,10 @@ replay_jobs = Table(
     ),
     Column("started_at", _TIME, nullable=False, server_default=_NOW, comment="When it began."),
     Column("updated_at", _TIME, nullable=False, server_default=_NOW, comment="Its latest sign of life."),
-    CheckConstraint("kind IN ('replay', 'retry', 'discard', 'reconcile')", name="kind"),
+    CheckConstraint("kind IN ('replay', 'retry', 'discard', 'reconcile', 'run', 'skip')", name="kind"),
     CheckConstraint("status IN ('running', 'stopped', 'done')", name="status"),
     Index("replay_jobs_started_at_idx", "started_at"),
-    comment="One row an operator's job that sent failures back, discarded or reconciled them.",
+    comment="One row an operator's job: failures sent back, discarded or reconciled, stored events run, offsets skipped.",
 )
 
 

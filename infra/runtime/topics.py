@@ -52,7 +52,11 @@ def wanted(settings: RuntimeSettings) -> tuple[Topic, Topic]:
         "retention.ms": str(settings.kafka_retention_days * _DAY_MS),
         "max.message.bytes": str(settings.kafka_max_message_bytes),
     }
-    dead = {"retention.ms": "-1", "max.message.bytes": str(settings.dead_letter_bytes)}
+    dead_days = settings.kafka_dlq_retention_days
+    dead = {
+        "retention.ms": "-1" if dead_days is None else str(dead_days * _DAY_MS),
+        "max.message.bytes": str(settings.dead_letter_bytes),
+    }
     return (
         Topic(settings.kafka_topic, settings.kafka_partitions, replication, {**common, **minimum, **events}),
         Topic(settings.kafka_dlq_topic, settings.kafka_partitions, replication, {**common, **minimum, **dead}),
@@ -100,6 +104,26 @@ async def differences(settings: RuntimeSettings) -> list[str]:
     return found
 
 
+async def longer_than(settings: RuntimeSettings, days: int) -> list[str]:
+    """What either topic may still hold after so many days, one sentence each; empty: nothing.
+
+    A topic that is compacted and not deleted from keeps its records for ever, whatever its retention says.
+
+    Raises:
+        KafkaError, TimeoutError: no broker, or it refuses.
+    """
+    found = []
+    async with _admin(settings) as admin:
+        for topic in wanted(settings):
+            actual = await _configs(admin, topic.name)
+            kept = int(actual["retention.ms"]) if "delete" in actual["cleanup.policy"] else -1
+            if kept < 0:
+                found.append(f"topic {topic.name} keeps its records for ever")
+            elif kept >= days * _DAY_MS:
+                found.append(f"topic {topic.name} keeps its records for {kept / _DAY_MS:g} days")
+    return found
+
+
 async def wait_for_topics(settings: RuntimeSettings) -> None:
     """Return once both topics exist; says once what it waits for. The caller bounds or cancels it."""
     told = False
@@ -134,20 +158,26 @@ async def _existing(admin: AIOKafkaAdminClient) -> dict[str, dict[str, Any]]:
 
 
 async def _config_differences(admin: AIOKafkaAdminClient, topic: Topic) -> list[str]:
-    """The topic's settings that are not as wanted. A resource is (error code, message, type, name, entries), an entry
-    (name, value, read only, source, sensitive, ...)."""
-    responses = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic.name)])
-    actual: dict[str, str] = {}
-    for response in responses:
-        for code, message, _, _, entries in response.resources:
-            if code:
-                raise for_code(code)(message or f"settings of topic {topic.name}")
-            actual.update((entry[0], entry[1]) for entry in entries)
+    """The topic's settings that are not as wanted."""
+    actual = await _configs(admin, topic.name)
     return [
         f"topic {topic.name}: {name} is {actual.get(name)}, {value} wanted"
         for name, value in topic.configs.items()
         if actual.get(name) != value
     ]
+
+
+async def _configs(admin: AIOKafkaAdminClient, name: str) -> dict[str, str]:
+    """The topic's settings as they are. A resource is (error code, message, type, name, entries), an entry (name, value,
+    read only, source, sensitive, ...)."""
+    responses = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name)])
+    actual: dict[str, str] = {}
+    for response in responses:
+        for code, message, _, _, entries in response.resources:
+            if code:
+                raise for_code(code)(message or f"settings of topic {name}")
+            actual.update((entry[0], entry[1]) for entry in entries)
+    return actual
 
 
 class _Missing(Exception):
