@@ -12,7 +12,7 @@ import signal
 import time
 from collections.abc import Coroutine
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import asyncpg
 import stamina
@@ -77,7 +77,7 @@ async def run(settings: WorkerSettings) -> None:
     telemetry = Telemetry(settings, "plutus-worker")
     producer = Producer(settings, "plutus-worker", on_swap=lambda why: metrics.producer_swaps.inc())
     pool = await postgres.pool(
-        settings, name="plutus-worker", size=settings.worker_db_connections + 2, deadlines=_deadlines(settings)
+        settings, name="plutus-worker", size=settings.worker_db_connections + 2, deadlines=deadlines(settings)
     )
     try:
         if await _until(stop, _prepare(settings, producer, pool, registry)):
@@ -192,7 +192,7 @@ async def _prepare(settings: WorkerSettings, producer: Producer, pool: asyncpg.P
     await producer.start()
     async for attempt in stamina.retry_context(on=_passing, attempts=None, timeout=None, wait_max=5.0):
         with attempt:
-            await _run_hooks(pool, registry)
+            await _with_hooks(pool, registry)
 
 
 def _passing(error: Exception) -> bool:
@@ -200,9 +200,14 @@ def _passing(error: Exception) -> bool:
     return isinstance(error, OSError | asyncpg.InterfaceError) or in_handler(error) is Verdict.HOLD
 
 
-async def _run_hooks(pool: asyncpg.Pool, registry: Registry) -> None:
-    """What handler modules bring along, one worker at a time; also proves that the database is there."""
-    async with pool.acquire(timeout=_CLOSE_TIMEOUT) as db, db.transaction():
+async def _with_hooks(pool: asyncpg.Pool, registry: Registry) -> None:
+    async with pool.acquire(timeout=_CLOSE_TIMEOUT) as connection:
+        await run_hooks(cast(asyncpg.Connection, connection), registry)
+
+
+async def run_hooks(db: asyncpg.Connection, registry: Registry) -> None:
+    """What handler modules bring along, one process at a time; also proves that the database is there."""
+    async with db.transaction():
         if registry.hooks:
             await db.execute("SET LOCAL lock_timeout = '10s'")
             await db.execute(store.SQL["start_hooks_lock"])
@@ -280,7 +285,8 @@ def _shared(
     )
 
 
-def _deadlines(settings: WorkerSettings) -> Deadlines:
+def deadlines(settings: WorkerSettings) -> Deadlines:
+    """Of every connection that runs handlers."""
     return Deadlines(
         command=settings.worker_session_timeout,
         # Above the second after which the server looks for deadlocks, which must show as what they are.

@@ -19,17 +19,16 @@ import asyncpg
 from infra.runtime.sql import statements
 
 _SQL = statements("stream_worker", "window.sql")
-_PAGE = 1_000
 _PAUSE = 0.02
 _LOOK_TIMEOUT = 600.0
 
 
-async def forget_old_keys(db: asyncpg.Connection, days: int, *, page: int = _PAGE, pause: float = _PAUSE) -> int:
+async def forget_old_keys(db: asyncpg.Connection, days: int, *, pause: float = _PAUSE) -> int:
     """Delete the keys that may go; returns how many went. Nothing happens while another worker is at it.
 
     Args:
         db: a connection outside any transaction, whose session nobody else uses meanwhile.
-        page: keys in one transaction. pause: seconds between two of them.
+        pause: seconds between two pages.
 
     Raises:
         asyncpg.PostgresError: 42501 where the role lacks the DELETE that migrations/roles.sql speaks of.
@@ -42,7 +41,7 @@ async def forget_old_keys(db: asyncpg.Connection, days: int, *, page: int = _PAG
         await db.execute(_SQL["take_time"])
         await db.execute(_SQL["find_old_keys"], window, timeout=_LOOK_TIMEOUT)
         forgotten = 0
-        while found := await db.fetch(f"FETCH {page} FROM plutus_old_keys"):
+        while found := await db.fetch(_SQL["next_old_keys"]):
             forgotten += len(await db.fetch(_SQL["forget_keys"], sorted(row[0] for row in found), window))
             await asyncio.sleep(pause)
         return forgotten

@@ -15,6 +15,10 @@ DECLARE plutus_old_keys NO SCROLL CURSOR WITH HOLD FOR
 SELECT event_id FROM event_keys
 WHERE accepted_at < now() - $1::interval AND state = 'stored';
 
+-- name: next_old_keys
+-- A page.
+FETCH 1000 FROM plutus_old_keys;
+
 -- name: forget_keys
 -- Those of a page that may still go; one that somebody holds is passed over.
 DELETE FROM event_keys WHERE event_id = ANY (ARRAY(

@@ -1,4 +1,5 @@
-"""`plutus events`: what became of single events (`show ID`), and which events there are (`list`).
+"""`plutus events`: what became of single events (`show ID`), which events there are (`list`), and handlers over those that
+were stored without one (`run`).
 
 Payloads are what strangers sent: they are shown by `show --payload` only.
 """
@@ -14,9 +15,11 @@ import orjson
 import typer
 
 from infra.cli.filters import AfterCursor, BySource, ByType, Limit, moment, no_cursor
+from infra.cli.handlers import Modules
 from infra.cli.output import (
     DONE,
     NOTHING_MATCHED,
+    USAGE,
     AsJson,
     Failure,
     run,
@@ -91,6 +94,31 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Status, times, attempts, the record it came in, its handler and its failures."""
         run(lambda: _show(event_id, payload, as_json))
+
+    @group.command("run", epilog="Example: plutus events run shop.handlers --type parcel_ordered --dry-run")
+    def run_(
+        modules: Modules = None,
+        of_type: ByType = None,
+        source: BySource = None,
+        since: Annotated[
+            str | None, typer.Option("--since", metavar="TIME", help="Only received then or later.")
+        ] = None,
+        until: Annotated[str | None, typer.Option("--until", metavar="TIME", help="Only received before.")] = None,
+        most: Annotated[int | None, typer.Option("--max", min=1, help="Handle at most so many, then stop.")] = None,
+        dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be run.")] = False,
+        as_json: AsJson = False,
+    ) -> None:
+        """Run handlers over events that were stored because none took them then, once each."""
+
+        async def command() -> int:
+            from infra.cli.run_events import Order, run_stored
+
+            if not modules:
+                raise Failure("No handler module is named.", advice="plutus events run MODULE", code=USAGE)
+            times = moment("--since", since), moment("--until", until)
+            return await run_stored(Order(modules, of_type, source, *times, most, dry_run, as_json))
+
+        run(command)
 
 
 async def _list(wanted: EventFilter, limit: int, after: str | None, as_json: bool) -> int:

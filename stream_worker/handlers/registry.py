@@ -174,6 +174,10 @@ class Registry:
             found = self._found[wanted] = self._look(*wanted)
             return found
 
+    def match(self, source: str | None, type: str | None, version: str) -> Handler | None:
+        """The handler of events like this, None where nobody wants them."""
+        return self._look(source, type, version)
+
     def _look(self, source: str | None, type: str | None, version: str) -> Handler | None:
         compared = versions.key(version)
         for place in ((source, type), (None, type), (source, None)):

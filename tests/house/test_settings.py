@@ -26,6 +26,7 @@ READ_BY = {
     "infra.local.stack": "children get our environment, without what is another server's",
     "infra.local.java": "JAVA_HOME, which every Java program honours",
     "infra.cli.config": "hands it to the processes that it asks for their settings",
+    "infra.cli.run_events": "the process that runs the handlers gets our environment",
     "infra.cli.kafka": "hands it to `endpoints`, which prefers a Kafka that is named there",
 }
 

@@ -13,6 +13,8 @@ LOADED_BY = {
     "ingest_gateway/queries.sql": {"ingest_gateway.events", "ingest_gateway.keys"},
     "stream_worker/emit.sql": {"stream_worker.emit"},
     "stream_worker/queries.sql": {"stream_worker.store"},
+    "stream_worker/stored.sql": {"stream_worker.stored"},
+    "stream_worker/window.sql": {"stream_worker.window"},
     "stream_worker/testing/queries.sql": {
         "stream_worker.testing.chaos",
         "stream_worker.testing.copies",
@@ -39,6 +41,8 @@ IN_PYTHON = {
 WOVEN = {
     # Where a name is put into SQL, which takes no parameter there. Never a value, never anything from outside.
     "migrations.versions.0001_tables:downgrade": "the names of its own tables and functions",
+    "migrations.versions.0005_kinds_of_jobs:_allow": "the kinds of jobs, its own constants",
+    "migrations.versions.0005_kinds_of_jobs:_comment": "the names of its own columns",
     "infra.local.postgres:Postgres._make_data": "the name of the local database, a constant",
     "stream_worker.testing.copies:copied": "the name of a test's copy, and of its original, quoted by the server",
     "stream_worker.testing.tables:Reader.read": "the name of a test's table, quoted by the server",

@@ -68,7 +68,7 @@ async def test_11_only_keys_of_events_that_took_effect_before_the_window_go(db: 
     young = log.append(envelope("young"))
     await settle(db, [young], processor(registry_of(fails)))
     assert await forget_old_keys(db, DAYS + 2, pause=0) == 0
-    assert await forget_old_keys(db, DAYS, page=3, pause=0) == 7
+    assert await forget_old_keys(db, DAYS, pause=0) == 7
     assert await keys(db) == ["accepted", "failed", "parked", "stored"]
     assert outcomes(await settle(db, [young], processor(registry_of(fails)))) == [Duplicate()]
 
