@@ -12,7 +12,8 @@
 --   plutus_worker    stream_worker                      write events, failures, keys and claims; no DDL, DELETE only of what waited
 --   plutus_operator  people and the `plutus` command    read all; change the state of failures, reconcile them; their own jobs
 --
--- `plutus events run` does a worker's work and audits it: its login is in plutus_worker and plutus_operator.
+-- `plutus events run` does a worker's work and audits it, `plutus offsets skip` moves its claims: their login is in both
+-- plutus_worker and plutus_operator.
 -- None of them can log in. Make a login for each process and put it in its role, with a password from your secret
 -- manager:
 --

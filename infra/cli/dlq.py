@@ -19,6 +19,8 @@ from infra.cli.output import DONE, NOTHING_MATCHED, AsJson, run, say, show_json,
 if TYPE_CHECKING:
     from infra.cli.jobs import Job
 
+_DONE = ("replayed", "discarded", "repaired", "handled", "skipped")
+
 Rate = Annotated[float | None, typer.Option("--rate", min=0.1, help="Send at most so many a second.")]
 Most = Annotated[int | None, typer.Option("--max", min=1, help="Send at most so many, then stop.")]
 Resume = Annotated[UUID | None, typer.Option("--resume", metavar="JOB", help="Go on with a replay that was cut short.")]
@@ -82,7 +84,7 @@ def register(app: typer.Typer) -> None:
         limit: Annotated[int, typer.Option(min=1, max=10_000, help="The latest so many.")] = 20,
         as_json: AsJson = False,
     ) -> None:
-        """Who replayed, retried, discarded or reconciled what, when, and how far it came."""
+        """Who replayed, retried, discarded, reconciled, ran or skipped what, when, and how far it came."""
         run(lambda: _jobs(limit, as_json))
 
 
@@ -105,13 +107,13 @@ async def _jobs(limit: int, as_json: bool) -> int:
         columns = ("job", "kind", "status", "began", "last seen", "who", "asked for", "read", "done")
         show_table(columns, [_line(job) for job in found])
     else:
-        say("nothing was replayed, retried, discarded or reconciled yet")
+        say("nothing was replayed, retried, discarded, reconciled, run or skipped yet")
     return DONE if found else NOTHING_MATCHED
 
 
 def _line(job: Job) -> list[object]:
     wanted = ", ".join(f"{name} {value}" for name, value in job.request.get("filter", {}).items()) or "all"
     counts = job.counts
-    done = counts.get("replayed", counts.get("discarded", counts.get("repaired")))
+    done = next((counts[name] for name in _DONE if name in counts), None)
     times = (job.started_at, job.updated_at)
     return [job.job_id, job.kind.value, job.status.value, *times, job.who, wanted, counts.get("read"), done]

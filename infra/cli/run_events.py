@@ -95,7 +95,7 @@ async def run_stored(order: Order) -> int:
         async with database(settings) as db, _process(settings, order, stop) as lines:
             await _follow(db, order, lines, told)
     _report(order, told)
-    return _code(order, told, stop)
+    return _code(told, stop)
 
 
 async def _follow(db: AsyncConnection, order: Order, lines: AsyncIterator[dict[str, Any]], told: _Told) -> None:
@@ -197,8 +197,8 @@ def _environment(settings: RuntimeSettings, order: Order) -> Mapping[str, str]:
 
 def _report(order: Order, told: _Told) -> None:
     if order.as_json:
-        counts = {"examples": told.examples} if not order.dry_run else {"kinds": told.kinds}
-        show_json({"dry_run": order.dry_run, "ended": told.ended, **told.counts, **counts})
+        more = {"kinds": told.kinds} if order.dry_run else {"examples": told.examples}
+        show_json({"dry_run": order.dry_run, "ended": told.ended, **told.counts, **more})
         return
     if order.dry_run and told.kinds:
         columns = ("events", "source", "type", "version", "handler", "for example")
@@ -221,9 +221,11 @@ def _report(order: Order, told: _Told) -> None:
         say(f"{number:,} failed and stay as they were: {reason}")
 
 
-def _code(order: Order, told: _Told, stop: asyncio.Event) -> int:
-    """Raises:
-    Failure: it ended before its end, and not because somebody asked.
+def _code(told: _Told, stop: asyncio.Event) -> int:
+    """The exit code.
+
+    Raises:
+        Failure: it ended before its end, and not because somebody asked.
     """
     if told.ended.startswith("held:"):
         raise Failure(

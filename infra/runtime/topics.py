@@ -104,6 +104,18 @@ async def differences(settings: RuntimeSettings) -> list[str]:
     return found
 
 
+async def partitions(settings: RuntimeSettings) -> list[int]:
+    """The partitions of the events topic; empty: it does not exist.
+
+    Raises:
+        KafkaError, TimeoutError: no broker, or it refuses.
+    """
+    async with _admin(settings) as admin:
+        existing = await _existing(admin)
+    state = existing.get(settings.kafka_topic)
+    return sorted(each["partition"] for each in state["partitions"]) if state else []
+
+
 async def longer_than(settings: RuntimeSettings, days: int) -> list[str]:
     """What either topic may still hold after so many days, one sentence each; empty: nothing.
 
