@@ -136,7 +136,10 @@ class Tripped(Exception):
 async def kinds(db: asyncpg.Connection, registry: Registry, wanted: Wanted) -> list[Kind]:
     """What there is to run, and what finds no handler either now."""
     rows = await db.fetch(_SQL["stored_kinds"], *wanted.arguments, timeout=_LOOK_TIMEOUT)
-    return [Kind(*row[:5], _name(registry, *row[:3])) for row in rows]
+    return [
+        Kind(source, type, version, count, example, _name(registry, source, type, version))
+        for source, type, version, count, example in rows
+    ]
 
 
 def _name(registry: Registry, source: str, type: str | None, version: str) -> str | None:

@@ -19,6 +19,7 @@ from schemas.event import Event
 from schemas.json_text import Document, canonical
 from stream_worker import store
 from stream_worker.batch import Fenced
+from stream_worker.breaker import Breaker
 from stream_worker.outcomes import Dead, Duplicate, Stored
 from stream_worker.run import Hold
 from tests.worker_kit import (
@@ -227,6 +228,42 @@ async def test_14_the_same_ids_in_opposite_order_never_deadlock(connect: Connect
         assert len(stored) == 2_000
     assert await one.fetchval("SELECT count(*) FROM events") == 10_000
     assert await one.fetchval("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()") == 0
+
+
+@pytest.mark.parametrize("statement", ["SELECT 1 FROM shared WHERE id = 1 FOR UPDATE", "SELECT pg_sleep(5)"])
+async def test_15_a_lock_or_a_slow_statement_in_a_handler_costs_its_own_key_only(
+    connect: Connect, statement: str
+) -> None:
+    """A lock time-out (55P03) or a cancelled statement (57014): others flow, and it is no poison either."""
+    db, holder = await connect(), await connect()
+    await db.execute("CREATE TABLE shared (id int); INSERT INTO shared VALUES (1)")
+    await db.execute("SET lock_timeout = '50ms'; SET statement_timeout = '200ms'")
+
+    async def waits(event: Event, tx: asyncpg.Connection) -> None:
+        if event.data == "slow":
+            await tx.execute(statement)
+        await note(event, tx)
+
+    log = Log()
+    registry = registry_of(waits, type="t")
+    items = [log.append(envelope(k, "slow" if k == "b" else "", source=f"of-{k}", type="t")) for k in "abc"]
+    async with holder.transaction():
+        await holder.execute("SELECT 1 FROM shared WHERE id = 1 FOR UPDATE")
+        result = await settle(db, items, processor(registry, in_place=0))
+    assert [type(outcome).__name__ for outcome in outcomes(result)] == ["Stored", "Parked", "Stored"]
+    assert await effects(db) == ["a", "c"]
+
+
+async def test_15_conflicts_of_a_producer_never_trip_the_breaker(connect: Connect) -> None:
+    db = await connect()
+    log = Log()
+    first = log.append(envelope("k", 0))
+    items = [first, *(log.append(envelope("k", n)) for n in range(1, 40)), log.append(envelope("other"))]
+    breaker = Breaker(in_a_row=3, share=0.1, window=10)
+    using = processor(registry_of(note))
+    result = await using.process(db, await take(db), items, {}, breaker)
+    assert not result.tripped
+    assert [type(outcome).__name__ for outcome in outcomes(result)] == ["Stored", *["Dead"] * 39, "Stored"]
 
 
 async def test_16_a_gateway_never_waits_behind_a_handler(connect: Connect) -> None:
