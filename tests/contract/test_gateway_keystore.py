@@ -76,7 +76,7 @@ class KeyStoreContract:
         assert standing == {one.event_id: row(one) for one in old}
         assert len(await rig.store.look([one.event_id for one in (*old, *new)])) == 10
 
-    async def test_of_concurrent_rememberers_one_wins_and_the_others_are_told_its_row(self, rig: Rig) -> None:
+    async def test_8a_of_concurrent_rememberers_one_wins_and_the_others_are_told_its_row(self, rig: Rig) -> None:
         """Interleaving 8a: an answer in one statement misses the racing row."""
         for turn in range(20):
             rivals = [[key(f"{turn}-{n}", payload, offset=payload) for n in range(10)] for payload in range(4)]
@@ -219,7 +219,7 @@ class TestPostgresKeys(KeyStoreContract):
             await held.rollback()
         assert await rig.store.remember([a, key("b")]) == {}
 
-    async def test_a_row_is_on_disk_when_it_was_told(self, rig: PostgresRig) -> None:
+    async def test_9_a_row_is_on_disk_when_it_was_told(self, rig: PostgresRig) -> None:
         """Interleaving 9: with synchronous_commit off a crash took the row of an acknowledged event with it."""
         await rig.store.look([])
         assert await one_setting(rig, "synchronous_commit") == "on"

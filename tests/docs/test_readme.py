@@ -129,6 +129,13 @@ def test_every_file_that_a_document_names_exists(document: str) -> None:
         assert named in shown or any(path.endswith(f"/{named}") for path in there), named
 
 
+def test_every_interleaving_has_a_test_that_carries_its_number() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text().partition("## Interleavings")[2]
+    rows = dict(re.findall(r"^\| (\d+[a-z]?) \| (.+)$", text, re.MULTILINE))
+    assert {int(number.rstrip("ab")) for number in rows} == set(range(1, 21))
+    assert [number for number, row in rows.items() if f"`test_{number}_" not in row] == []
+
+
 def test_every_promise_names_its_test() -> None:
     rows = re.findall(
         r"^\| (.+) \| (.+) \|$", README.read_text().partition("## Guarantees")[2].partition("\n## ")[0], re.M

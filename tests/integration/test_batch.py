@@ -178,7 +178,7 @@ async def test_a_retry_cuts_the_batch_and_gives_back_what_did_not_run(db: asyncp
     assert (await rows(db, "SELECT attempts FROM failures")) == [{"attempts": 3}]
 
 
-async def test_the_budget_cuts_the_batch(db: asyncpg.Connection) -> None:
+async def test_18_the_budget_cuts_the_batch(db: asyncpg.Connection) -> None:
     async def slow(event: Event, tx: asyncpg.Connection) -> None:
         await tx.execute("SELECT pg_sleep(0.05)")
         await note(event, tx)

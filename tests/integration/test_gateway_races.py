@@ -73,7 +73,7 @@ async def check_rivals(
     assert len(winners) == len({key for key, _ in sends})
 
 
-async def test_a_fresh_event_is_never_told_duplicate_however_fast_the_worker_is(
+async def test_7_a_fresh_event_is_never_told_duplicate_however_fast_the_worker_is(
     stack: Stack, database: str, topics: Topics, tmp_path: Path
 ) -> None:
     """Interleaving 7: without the row's coordinates 2 to 4 of 100 fresh events were."""

@@ -255,15 +255,24 @@ async def test_15_a_lock_or_a_slow_statement_in_a_handler_costs_its_own_key_only
 
 
 async def test_15_conflicts_of_a_producer_never_trip_the_breaker(connect: Connect) -> None:
+    """Not even beside a death that does count."""
+
+    async def fails(event: Event, tx: asyncpg.Connection) -> None:
+        if event.idempotency_key == "dies":
+            raise Permanent
+        await note(event, tx)
+
     db = await connect()
     log = Log()
-    first = log.append(envelope("k", 0))
-    items = [first, *(log.append(envelope("k", n)) for n in range(1, 40)), log.append(envelope("other"))]
-    breaker = Breaker(in_a_row=3, share=0.1, window=10)
-    using = processor(registry_of(note))
-    result = await using.process(db, await take(db), items, {}, breaker)
+    items = [
+        *(log.append(envelope("k", n)) for n in range(40)),
+        log.append(envelope("dies")),
+        log.append(envelope("z")),
+    ]
+    using = processor(registry_of(fails))
+    result = await using.process(db, await take(db), items, {}, Breaker(in_a_row=50, share=0.15, window=10))
     assert not result.tripped
-    assert [type(outcome).__name__ for outcome in outcomes(result)] == ["Stored", *["Dead"] * 39, "Stored"]
+    assert [type(outcome).__name__ for outcome in outcomes(result)] == ["Stored", *["Dead"] * 40, "Stored"]
 
 
 async def test_16_a_gateway_never_waits_behind_a_handler(connect: Connect) -> None:

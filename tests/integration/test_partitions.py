@@ -86,7 +86,7 @@ class TestEnsure:
         assert await ensure_partitions(db, days_ahead=16) == Ensured(made=(today() + 15 * DAY, today() + 16 * DAY))
         assert await ensure_partitions(db, days_ahead=16) == Ensured()
 
-    async def test_rows_leave_the_default_for_their_new_partition(self, db: asyncpg.Connection) -> None:
+    async def test_12_rows_leave_the_default_for_their_new_partition(self, db: asyncpg.Connection) -> None:
         """Interleaving 12: one row in the default blocks the plain way of making its real partition."""
         day = today() + 3 * DAY
         await lose_partition(db, day)
@@ -179,7 +179,7 @@ class TestEnsureBesideOthers:
             assert (await ensure_partitions(db, days_ahead=15, lock_timeout=SOON)).made == (today() + 15 * DAY,)
             await insert(other, noon(today()))
 
-    async def test_writers_of_the_day_being_made_never_fail(self, db: asyncpg.Connection, database: str) -> None:
+    async def test_12_writers_of_the_day_being_made_never_fail(self, db: asyncpg.Connection, database: str) -> None:
         """A writer that had been routed to the default when the partition came would be refused with 23514, which
         reads as the event's fault: they are kept out before they choose.
         """
@@ -213,7 +213,7 @@ class TestEnsureBesideOthers:
 
 
 class TestDrop:
-    async def test_only_expired_partitions_without_unfinished_events_go(self, db: asyncpg.Connection) -> None:
+    async def test_12_only_expired_partitions_without_unfinished_events_go(self, db: asyncpg.Connection) -> None:
         clean, retrying, failed, empty, last = (today() - n * DAY for n in (40, 41, 42, 43, 31))
         young = today() - 30 * DAY
         for day in (clean, retrying, failed, empty, last, young):

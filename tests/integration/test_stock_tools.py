@@ -178,7 +178,7 @@ async def test_only_those_with_one_reason(place: Place) -> None:
     assert await place.count(place.topics.events) == 3, "the other one was not sent"
 
 
-async def test_what_is_not_one_line_with_a_key_is_not_carried_and_plutus_carries_it(
+async def test_19_what_is_not_one_line_with_a_key_is_not_carried_and_plutus_carries_it(
     place: Place, database: str
 ) -> None:
     """Interleaving 19: kcat tears a value with a line break in two, and what comes of it is refused: no effect, and no

@@ -184,7 +184,7 @@ async def commit_everywhere(stack: Stack, topics: Topics, group: str, offset: in
         await consumer.commit(dict.fromkeys(tps, offset))
 
 
-async def test_a_database_restored_to_an_earlier_moment_loses_nothing(
+async def test_10_a_database_restored_to_an_earlier_moment_loses_nothing(
     stack: Stack, database: str, topics: Topics, tmp_path: Path
 ) -> None:
     """Interleaving 10: the effects are gone, Kafka's offsets are ahead; the smaller offset is taken."""
@@ -204,7 +204,7 @@ async def _effects(database: str, count: int) -> bool:
     return (await effects(database)).total() >= count
 
 
-async def test_a_worker_stopped_past_its_session_has_no_effect_when_it_goes_on(
+async def test_17_a_worker_stopped_past_its_session_has_no_effect_when_it_goes_on(
     stack: Stack, database: str, topics: Topics, tmp_path: Path
 ) -> None:
     shared: dict[str, str] = {

@@ -73,7 +73,7 @@ async def test_new_then_duplicate_then_conflict() -> None:
     assert rig.keys.rows[event("a").id][1:3] == (first.partition, first.offset)
 
 
-async def test_equal_ids_in_flight_share_one_publication_and_are_answered_after_it() -> None:
+async def test_8b_equal_ids_in_flight_share_one_publication_and_are_answered_after_it() -> None:
     rig = Rig(held=True)
     tasks = rig.start(event("a", 1), event("a", 1), event("a", 2), event("a", 1))
     await until_quiet()
