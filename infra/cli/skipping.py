@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 
 from aiokafka import AIOKafkaConsumer, OffsetAndMetadata, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
@@ -32,7 +31,6 @@ from infra.runtime.tables import partition_claims
 
 _SECONDS = 15.0
 _CLOSE_SECONDS = 5.0
-_NOBODY = ("Empty", "Dead")
 
 
 @dataclass(frozen=True)
@@ -141,23 +139,13 @@ async def _refuse_workers(settings: RuntimeSettings) -> None:
     Raises:
         Failure: workers run.
     """
-    admin = AIOKafkaAdminClient(**connection(settings, "plutus-cli"))
     with reaching_kafka(settings):
-        try:
-            async with asyncio.timeout(_SECONDS):
-                await admin.start()
-                answers = await admin.describe_consumer_groups([settings.kafka_group])
-        finally:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_CLOSE_SECONDS):
-                    await admin.close()
-    for answer in answers:
-        for _, name, state, *_ in answer.groups:
-            if state and state not in _NOBODY:
-                raise Failure(
-                    f"Group {name} has workers.",
-                    advice="stop them all and run this again (one that died is a member until its session ends)",
-                )
+        busy = await topics.has_workers(settings)
+    if busy:
+        raise Failure(
+            f"Group {settings.kafka_group} has workers.",
+            advice="stop them all and run this again (one that died is a member until its session ends)",
+        )
 
 
 async def _places(settings: RuntimeSettings, consumer: AIOKafkaConsumer, db: AsyncConnection) -> list[Place]:

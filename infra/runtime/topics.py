@@ -31,6 +31,7 @@ _LOG = log.get(__name__)
 _DAY_MS = 86_400_000
 _TIMEOUT = 30.0
 _CLOSE_TIMEOUT = 5.0
+_NOBODY = ("Empty", "Dead")  # states of a group without members
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +115,18 @@ async def partitions(settings: RuntimeSettings) -> list[int]:
         existing = await _existing(admin)
     state = existing.get(settings.kafka_topic)
     return sorted(each["partition"] for each in state["partitions"]) if state else []
+
+
+async def has_workers(settings: RuntimeSettings) -> bool:
+    """Whether the workers' group has members, one that died a moment ago included.
+
+    Raises:
+        KafkaError, TimeoutError: no broker, or it refuses.
+    """
+    async with _admin(settings) as admin:
+        answers = await admin.describe_consumer_groups([settings.kafka_group])
+    states = [state for answer in answers for _, _, state, *_ in answer.groups]
+    return any(state not in _NOBODY for state in states if state)
 
 
 async def longer_than(settings: RuntimeSettings, days: int) -> list[str]:

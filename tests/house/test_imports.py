@@ -31,12 +31,13 @@ LAYERS: dict[str, set[str]] = {
 
 KNOWN_BY: dict[str, set[str]] = {
     # One loop reads, one place commits: the consumer is made in `app`, used in `consumer_loop`. The reader of dead
-    # letters assigns itself partitions and joins no group.
+    # letters and the skipping of offsets assign themselves partitions and are no members of a group.
     "aiokafka.AIOKafkaConsumer": {
         "stream_worker.app",
         "stream_worker.consumer_loop",
         "stream_worker.lenient",
         "infra.cli.reader",
+        "infra.cli.skipping",
     },
     # One producer wrapper, with its swap. The demo plays a producer of somebody else's, on purpose a plain one.
     "aiokafka.AIOKafkaProducer": {
