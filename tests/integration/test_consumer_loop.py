@@ -1,0 +1,113 @@
+"""What watches the Kafka client: its background tasks can die unseen, and it can stop fetching; the worker then ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import pytest
+from aiokafka import AIOKafkaConsumer
+from pydantic import SecretStr
+
+from infra.runtime import postgres
+from infra.runtime.producer import Producer, Record
+from infra.runtime.telemetry import Telemetry
+from stream_worker import app
+from stream_worker.consumer_loop import ConsumerDied, ConsumerLoop
+from stream_worker.handlers import Registry
+from stream_worker.metrics import Metrics
+from stream_worker.observe import Observer
+from stream_worker.settings import WorkerSettings
+from tests.harness import envelope, eventually, produce
+from tests.stack import Stack, Topics
+
+
+@asynccontextmanager
+async def running(
+    stack: Stack, database: str, topics: Topics, watchdog: float
+) -> AsyncIterator[tuple[AIOKafkaConsumer, asyncio.Task[None]]]:
+    """The loop of a worker in this process, at work, and its consumer."""
+    settings = WorkerSettings(
+        kafka_bootstrap_servers=stack.bootstrap,
+        database_url=SecretStr(database),
+        kafka_topic=topics.events,
+        kafka_dlq_topic=topics.dlq,
+        kafka_group=f"test.{topics.events}",
+        worker_session_timeout=6,
+        worker_handler_timeout=3,
+    )
+    metrics = Metrics()
+    telemetry = Telemetry(settings, "test")
+    async with AsyncExitStack() as at_the_end:
+        pool = await postgres.pool(settings, name="test", size=4, deadlines=app.deadlines(settings))
+        at_the_end.callback(pool.terminate)
+        producer = Producer(settings, "test")
+        await producer.start()
+        at_the_end.push_async_callback(producer.stop, 5.0)
+        consumer = app._consumer(settings)
+        await consumer.start()
+        shared = app._shared(
+            settings, Registry(), pool, producer, Observer(metrics, telemetry, settings.kafka_group), metrics
+        )
+        loop = ConsumerLoop(
+            consumer,
+            shared,
+            topic=topics.events,
+            group=settings.kafka_group,
+            buffer_bytes=1 << 20,
+            drain_timeout=5.0,
+            watchdog=watchdog,
+        )
+        stop = asyncio.Event()
+        task = asyncio.create_task(loop.run(stop))
+        try:
+            await produce(stack, topics.events, [Record(b"s", envelope("s", "first", 1))])
+            await eventually(lambda: metrics.success._value.get() == 1, what="the first event took effect")
+            yield consumer, task
+        finally:
+            stop.set()
+            await asyncio.wait([task], timeout=15)
+
+
+def dead_fetcher(consumer: AIOKafkaConsumer) -> None:
+    consumer._fetcher._fetch_task.cancel()
+
+
+def dead_coordinator(consumer: AIOKafkaConsumer) -> None:
+    consumer._coordinator._coordination_task.cancel()
+
+
+@pytest.mark.parametrize("broken", [dead_fetcher, dead_coordinator])
+async def test_a_dead_task_of_the_client_ends_the_worker(
+    stack: Stack, database: str, topics: Topics, broken: Callable[[AIOKafkaConsumer], None]
+) -> None:
+    async with running(stack, database, topics, watchdog=60) as (consumer, task):
+        broken(consumer)
+        await asyncio.wait([task], timeout=20)
+        assert task.done()
+        assert isinstance(task.exception(), ConsumerDied)
+
+
+async def test_records_that_wait_and_are_not_fetched_end_the_worker(
+    stack: Stack, database: str, topics: Topics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(stack, database, topics, watchdog=1.0) as (consumer, task):
+        real: Callable[..., Awaitable[Any]] = consumer.getmany
+
+        asked_anew = asyncio.Event()
+
+        async def getmany(**asked: Any) -> dict[Any, Any]:
+            asked_anew.set()
+            fetched = await real(**asked)
+            for tp, records in fetched.items():
+                consumer.seek(tp, records[0].offset)  # as if they had never come
+            return {}
+
+        monkeypatch.setattr(consumer, "getmany", getmany)
+        await asyncio.wait_for(asked_anew.wait(), 10)
+        await produce(stack, topics.events, [Record(b"s", envelope("s", "second", 1))])
+        await asyncio.wait([task], timeout=20)
+        assert task.done()
+        assert isinstance(task.exception(), ConsumerDied)
