@@ -20,7 +20,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(no_args_is_help=True, help="Offsets: where the workers are, and leaving records out.")
     app.add_typer(group, name="offsets")
 
-    @group.command("show")
+    @group.command("show", epilog="Example: plutus offsets show")
     def show(as_json: AsJson = False) -> None:
         """What Kafka and Postgres know of each partition, and where a worker would begin."""
 
@@ -31,7 +31,7 @@ def register(app: typer.Typer) -> None:
 
         run(command)
 
-    @group.command("skip")
+    @group.command("skip", epilog="Example: plutus offsets skip --to-time 2026-05-01T12:00:00+02:00 --dry-run")
     def skip(
         partition: Annotated[
             list[int] | None, typer.Option("--partition", min=0, help="Only this one; may be repeated.")

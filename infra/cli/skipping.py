@@ -23,7 +23,7 @@ from infra.cli import jobs
 from infra.cli.connect import database, operator_settings, reaching_kafka
 from infra.cli.filters import confirm
 from infra.cli.jobs import Kind, Status
-from infra.cli.output import DONE, NOTHING_MATCHED, USAGE, Failure, plural, say, show_json, show_table
+from infra.cli.output import DONE, NOTHING_MATCHED, USAGE, Failure, Problem, plural, say, show_json, show_table
 from infra.runtime import topics
 from infra.runtime.kafka import connection
 from infra.runtime.settings import RuntimeSettings
@@ -197,7 +197,11 @@ async def _group(settings: RuntimeSettings) -> AsyncIterator[AIOKafkaConsumer]:
                 await consumer.start()
             numbers = await topics.partitions(settings)
         if not numbers:
-            raise Failure(f"Topic {settings.kafka_topic} does not exist.", advice="plutus topics create")
+            raise Failure(
+                f"Topic {settings.kafka_topic} does not exist.",
+                advice="plutus topics create",
+                problem=Problem.TOPIC_MISSING,
+            )
         consumer.assign([TopicPartition(settings.kafka_topic, number) for number in numbers])
         yield consumer
     finally:
