@@ -7,9 +7,12 @@ import statistics
 import time
 import uuid
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
+import asyncpg
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
@@ -19,6 +22,7 @@ from tests.gateway_kit import code, post
 from tests.harness import Service, connected, consume, eventually, gateway_process
 from tests.own_stack import OwnStack, own_stack
 from tests.stack import Stack, Topics
+from tests.tcp_proxy import TcpProxy
 
 FAST: dict[str, Any] = {"BREAKER_FAILURES": 2, "BREAKER_PAUSE": 0.3, "GATEWAY_LAME_DUCK": 0}
 
@@ -115,6 +119,43 @@ async def test_without_postgres_events_are_accepted_and_remembered_later(own: Ow
         await eventually(told_duplicate)
         assert (await post(gateway, "key-7", "another")).status_code == 422
         assert (await gateway.metrics())["gateway_dedup_deferred_waiting"] == 0
+
+
+async def test_a_slow_postgres_costs_one_look_up_and_then_nothing(place: Place) -> None:
+    there = urlsplit(place.database)
+    async with TcpProxy.before(there.hostname or "", there.port or 0) as slow:
+        through = there._replace(netloc=f"{there.username}:{there.password}@127.0.0.1:{slow.port}").geturl()
+        async with place._replace(database=through).gateway(BREAKER_PAUSE=60) as gateway:
+            assert (await post(gateway, "before")).status_code == 202
+            slow.delay = 2.0
+            await accept_deferred(gateway, ["opens-1", "opens-2"])
+            looks = (await gateway.metrics())["gateway_dedup_look_duration_seconds_count"]
+            await accept_deferred(gateway, [f"key-{number}" for number in range(30)])
+            metrics = await gateway.metrics()
+            assert metrics["gateway_dedup_breaker_state"] == 2
+            assert metrics["gateway_dedup_look_duration_seconds_count"] == looks, "an open breaker asks for nothing"
+            slow.delay = 0.0
+            assert await gateway.stop() == "exited with code 0"
+    await place.all_remembered(33)
+
+
+async def test_a_postgres_without_a_connection_left_does_not_stop_events(own: OwnStack, place: Place) -> None:
+    async with AsyncExitStack() as others:
+        await take_every_connection(own, others)
+        async with place.gateway() as gateway:
+            await accept_deferred(gateway, [f"key-{number}" for number in range(10)])
+            assert (await gateway.http.get("/readyz")).status_code == 200
+            await others.aclose()
+            await place.all_remembered(10)
+
+
+async def take_every_connection(own: OwnStack, others: AsyncExitStack) -> None:
+    """Connect until the server has no room for another."""
+    try:
+        while True:
+            await others.enter_async_context(connected(own.services.dsn_of("postgres")))
+    except asyncpg.TooManyConnectionsError:
+        return
 
 
 async def test_reject_refuses_and_is_not_ready_without_postgres(own: OwnStack, place: Place) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import random
 from collections import Counter
 from contextlib import suppress
@@ -14,8 +15,8 @@ from uuid import UUID
 import httpx
 
 from schemas.event import parse_envelope
-from tests.gateway_kit import post, statuses
-from tests.harness import Service, connected, consume, eventually, gateway_process, is_drained, worker_process
+from tests.gateway_kit import Line, post, request
+from tests.harness import Service, connected, consume, envelope, eventually, gateway_process, is_drained, worker_process
 from tests.stack import Stack, Topics
 
 TWO: dict[str, Any] = {"GATEWAY_PROCESSES": 2, "GATEWAY_LOOK_TIMEOUT": 5, "GATEWAY_REMEMBER_TIMEOUT": 5}
@@ -28,19 +29,37 @@ async def rows(database: str) -> dict[UUID, tuple[bytes, int, int]]:
     return {row[0]: (row[1], row[2], row[3]) for row in found}
 
 
-async def test_of_many_copies_at_once_one_is_created_and_the_rest_are_duplicates(
+async def test_of_ten_thousand_copies_one_is_created_and_the_rest_are_duplicates(
     stack: Stack, database: str, topics: Topics, tmp_path: Path
 ) -> None:
-    async with gateway_process(stack, database, topics, tmp_path, **TWO) as gateway:
-        for turn in range(2):
-            answers = await asyncio.gather(*(post(gateway, f"storm-{turn}", {"n": turn}) for _ in range(200)))
-            assert statuses(answers) == {202: 1, 200: 199}
-            assert len({answer.json()["event_id"] for answer in answers}) == 1
+    """500 connections to two processes, twenty copies sent on each at once: one event, one row, one effect."""
+    body = envelope("shop", "storm", {"n": 1})
+    told: Counter[tuple[int, str]] = Counter()
+
+    async def storm(gateway: Service) -> None:
+        async with Line.to(gateway) as line:
+            await line.send(request(body) * COPIES)
+            for answer in (await line.hear(COPIES, within=60)).answers:
+                told[answer.status, json.loads(answer.body)["event_id"]] += 1
+
+    async with (
+        worker_process(stack, database, topics, tmp_path) as worker,
+        gateway_process(stack, database, topics, tmp_path, **TWO) as gateway,
+    ):
+        await asyncio.gather(*(storm(gateway) for _ in range(CONNECTIONS)))
         metrics = await gateway.metrics()
-    assert metrics["raw_events_created_total"] == 2
-    assert metrics["raw_events_duplicate_total"] == 2 * 199
-    assert len(await rows(database)) == 2
-    assert len(await consume(stack, topics.events)) <= 4, "one record a process at most"
+        await eventually(lambda: is_drained(stack, topics, worker.group))
+    event_id = str(parse_envelope(body).id)
+    assert told == {(202, event_id): 1, (200, event_id): CONNECTIONS * COPIES - 1}
+    assert metrics["raw_events_created_total"] == 1
+    assert metrics["raw_events_duplicate_total"] == CONNECTIONS * COPIES - 1
+    assert len(await rows(database)) == 1
+    assert len(await consume(stack, topics.events)) <= 2, "one record a process at most"
+    async with connected(database) as db:
+        assert await db.fetchval("SELECT count(*) FROM events WHERE status = 'PROCESSED'") == 1
+
+
+CONNECTIONS, COPIES = 500, 20
 
 
 async def test_of_rival_payloads_one_wins_and_everybody_is_told_the_same(
