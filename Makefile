@@ -8,7 +8,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up bench-gateway bench-worker test test-containers fuzz check format docs lock lock-kafka clean
+.PHONY: help demo up bench-gateway bench-worker test test-containers fuzz overload slow-clients check format docs lock lock-kafka clean
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -34,6 +34,12 @@ test-containers: $(READY) ## Build the images and run the whole compose file, wh
 
 fuzz: $(READY) ## Look for input that breaks the parser, for example: make fuzz ARGS="--seconds 600"
 	$(BIN)/python -m tests.fuzz $(ARGS)
+
+overload: $(READY) ## Measure what a gateway does with twice what it can
+	$(BIN)/python -m tests.faults.overload $(ARGS)
+
+slow-clients: $(READY) ## Measure what 2,000 slow clients cost the others
+	$(BIN)/python -m tests.faults.slow_clients $(ARGS)
 
 check: $(READY) ## Format, lint and types, of the source and the tests
 	$(BIN)/ruff format --check .

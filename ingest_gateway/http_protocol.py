@@ -412,6 +412,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
                 self.transport.close()  # answered before it was read to its end; there is no second answer
                 return
             own.disconnected = True
+            own.body = bytearray()
             own.message_event.set()
         if before is None or before.response_complete:
             self._write_refusal(answer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID
@@ -88,8 +89,9 @@ def web(status: EventStatus, checks: list[Check], scrape: Callable[[], Awaitable
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(Exception, _crashed)
-    app.openapi = lambda: openapi.describe(  # type: ignore[method-assign]
-        get_openapi(title=app.title, version=app.version, routes=app.routes), limits
+    # Made once: it takes milliseconds, and anybody may ask for it as often as they like.
+    app.openapi = functools.cache(  # type: ignore[method-assign]
+        lambda: openapi.describe(get_openapi(title=app.title, version=app.version, routes=app.routes), limits)
     )
     return app
 
