@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from tests import stack as real
 from tests.gateway_kit import Line, request
-from tests.harness import Service, envelope, gateway_process
+from tests.harness import Service, envelope, eventually, gateway_process
 
 _HEALTHY = 16
 _keys = itertools.count()
@@ -35,6 +35,11 @@ def memory(pid: int) -> int:
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) * 1024
     raise RuntimeError("no VmRSS")
+
+
+def sockets(pid: int) -> int:
+    """Open files of a process."""
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
 async def healthy(gateway: Service, ends: float, seconds: list[float]) -> None:
@@ -104,7 +109,7 @@ async def measure(clients: int, seconds: float) -> None:
                     others = await asyncio.create_subprocess_exec(
                         sys.executable, "-m", __spec__.name, f"--clients={clients}", f"--crowd={gateway.url}"
                     )
-                    await asyncio.sleep(5)  # all of them are connected
+                    await eventually(lambda: sockets(gateway.pid) > clients * 0.6, what="most of them are connected")
                     beside, after = await p99(gateway, seconds), memory(gateway.pid)
                     others.kill()
                     await others.wait()

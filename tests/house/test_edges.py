@@ -37,7 +37,10 @@ WALL_CLOCK = {
 }
 SLEEPS_IN_TESTS = {
     "tests.parked_latency:one_run": "a steady rate is what is wanted; it is no test",
+    "tests.faults.overload:flood.sender": "a rate is what is wanted",
+    "tests.faults.slow_clients:drip": "slow is what is wanted",
     "tests.faults.test_examples_kill:kill_at_random_moments": "a random moment is what is wanted",
+    "tests.tcp_proxy:TcpProxy._carry": "latency is what is wanted",
 }
 COMMITS = {"commit", "getmany", "getone", "seek", "seek_to_beginning", "seek_to_committed"}
 COMMITTER = "stream_worker.consumer_loop"
