@@ -19,11 +19,11 @@ from typing import Any
 from infra.bench import gateway, report, worker
 from infra.bench.contest import Asked, Contest
 from infra.bench.figures import Missing
-from infra.bench.ground import Failed, Ground
+from infra.bench.ground import Failed, Given, Ground, Servers
 from infra.bench.plan import SCENARIOS, TITLES, Bench, scenarios
 from infra.local.errors import LocalError
 from infra.local.settings import LocalSettings
-from infra.local.stack import to_stderr
+from infra.local.stack import LocalStack, to_stderr
 from infra.runtime.settings import load_or_exit
 
 _DEFAULTS = Asked()
@@ -31,7 +31,10 @@ _DEFAULTS = Asked()
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure what the arguments ask for; the exit code."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if bool(options.kafka) != bool(options.postgres):
+        parser.error("--kafka and --postgres name servers together, or neither")
     bench: Bench = options.bench
     try:
         chosen = scenarios(bench, options.only)
@@ -50,7 +53,8 @@ def main(arguments: list[str] | None = None) -> int:
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # a topic's first seconds are no news
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends us like Ctrl-C: in order
     try:
-        with Ground(_folder(options.home), _ground_settings(options, settings), to_stderr) as ground:
+        folder = Path(tempfile.mkdtemp(prefix="plutus-bench-", dir=options.home))
+        with Ground(folder, _servers(options, settings, folder), to_stderr) as ground:
             play = gateway.contestants if bench == "gateway" else worker.contestants
             for scenario in chosen:
                 to_stderr(f"--- {scenario.title}")
@@ -63,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
         to_stderr(f"error: {error}")
     except KeyboardInterrupt:
         to_stderr("interrupted")
-    for line in report.table(contest.results):
+    for line in [*report.medians(contest.results), "", *report.table(contest.results)]:
         to_stderr(line)
     page = report.write(options.report, bench, TITLES[bench], chosen, contest.results)
     to_stderr(f"report: {page}")
@@ -87,6 +91,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--long-events", type=int, default=_DEFAULTS.long_events, help="where memory is watched")
     parser.add_argument("--grown", type=int, default=_DEFAULTS.grown, help="keys and events that are there already")
     parser.add_argument("--grown-warmup", type=int, default=_DEFAULTS.grown_warmup, help="events before these count")
+    parser.add_argument(
+        "--own-load", action="store_true", help="send with our own generator even where wrk is installed"
+    )
+    parser.add_argument("--kafka", metavar="HOST:PORT", help="a Kafka to use instead of an own one; with --postgres")
+    parser.add_argument("--postgres", metavar="URL", help="the same; its role may create databases")
+    parser.add_argument("--kafka-java-options", default="-Xmx1g -XX:TieredStopAtLevel=4", metavar="OPTIONS")
     parser.add_argument("--shared-buffers", default="1GB", help="of Postgres, for every contestant")
     parser.add_argument("--max-wal-size", default="4GB", help="the same")
     parser.add_argument("--home", type=Path, help="a folder on a disk with room for the data; removed afterwards")
@@ -105,24 +115,25 @@ def _asked(options: argparse.Namespace, settings: LocalSettings) -> Asked:
         long_events=options.long_events,
         grown=options.grown,
         grown_warmup=options.grown_warmup,
+        own_load=options.own_load,
         peers=settings.plutus_bench_peers.absolute() if settings.plutus_bench_peers else None,
         peers_home=options.peers_home.absolute(),
     )
 
 
-def _ground_settings(options: argparse.Namespace, settings: LocalSettings) -> LocalSettings:
+def _servers(options: argparse.Namespace, settings: LocalSettings, folder: Path) -> Servers:
+    """Those that were named, or own ones, as large as they are in production."""
+    if options.kafka:
+        return Given(options.kafka, options.postgres)
     ours = {
         "kafka_port": 0,
         "postgres_port": 0,
         "gateway_port": 0,
+        "kafka_java_options": options.kafka_java_options,
         "postgres_shared_buffers": options.shared_buffers,
         "postgres_max_wal_size": options.max_wal_size,
     }
-    return settings.model_copy(update=ours)
-
-
-def _folder(parent: Path | None) -> Path:
-    return Path(tempfile.mkdtemp(prefix="plutus-bench-", dir=parent))
+    return LocalStack(folder, settings.model_copy(update=ours), to_stderr)
 
 
 def _tell(line: dict[str, Any]) -> None:

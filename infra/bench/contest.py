@@ -19,7 +19,7 @@ class Asked:
 
     seconds, warmup: of each HTTP load. events: records that a worker drains. each_events: where each takes a statement
     of its own. long_events: where memory is watched. grown: keys and events that the tables hold already.
-    peers: folder with a peers.py, its Bento and its Debezium; peers_home: where these were built.
+    own_load: do without wrk. peers: folder with a peers.py, its Bento and its Debezium; peers_home: where these were built.
     """
 
     rounds: int = 3
@@ -30,6 +30,7 @@ class Asked:
     long_events: int = 600_000
     grown: int = 1_000_000
     grown_warmup: int = 300_000
+    own_load: bool = False
     peers: Path | None = None
     peers_home: Path = Path()
 

@@ -13,16 +13,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Final
 
-import asyncpg
-
 from infra.bench.contest import Measured
 from infra.bench.ground import SQL, Failed, Ground, Running, Topics
 
 _LIMIT: Final = 900.0
 _STALLED: Final = 60.0
 _POLL: Final = 0.1
-_CONNECT: Final = 10.0
-_COMMAND: Final = 60.0
 
 
 @dataclass(frozen=True)
@@ -44,6 +40,7 @@ class Course:
 
     processes: Sequence[Running]
     began: float
+    idle: float
     at_begin: int
     records: int = 0
     ended: float = 0.0
@@ -51,10 +48,11 @@ class Course:
     sizes: list[tuple[float, float]] = field(default_factory=list)
 
     @classmethod
-    def begin(cls, processes: Sequence[Running], records: int) -> Course:
-        """The clock starts now."""
+    def begin(cls, processes: Sequence[Running], records: int, idle: float) -> Course:
+        """The clock starts now; or, where all is over already, at `idle`, when it had not begun: the rate is then too low
+        rather than none."""
         now = time.monotonic()
-        return cls(processes, now, records, records, now, cpu_of(processes))
+        return cls(processes, now, idle, records, records, now, cpu_of(processes))
 
     def look(self, records: int) -> None:
         """So many are settled now.
@@ -73,18 +71,14 @@ class Course:
             raise Failed(f"{self.records:,} records were settled after {now - self.began:.0f} s, and no more")
 
     def measured(self) -> Measured:
-        """What came of it.
-
-        Raises:
-            Failed: it was over before it was seen to begin.
-        """
-        settled = self.records - self.at_begin
+        """What came of it. `share` says how much of it was seen: give it more records where that is little."""
+        settled, seconds = self.records - self.at_begin, self.ended - self.began
         if settled <= 0:
-            raise Failed("all was settled before every process had begun; give it more events")
+            return Measured({"rate": self.records / (self.began - self.idle), "share": 0.0})
         cpu = cpu_of(self.processes) - self.cpu_at_begin
         return Measured(
             {
-                "rate": settled / (self.ended - self.began),
+                "rate": settled / seconds,
                 "cpu_us": cpu / settled * 1e6,
                 "largest_mib": max(size for _, size in self.sizes),
                 "share": settled / self.records,
@@ -114,19 +108,15 @@ def drain(
             stack.enter_context(ground.worker(number, dsn, filled.topics, group, **more))
             for number in range(1, processes + 1)
         ]
-        for each in workers:
-            ground.until(each, _has_begun(each))
+        idle = _until_begun(ground, workers)
+        with ground.asking(dsn) as ask:
 
-        async def settled(db: asyncpg.Connection) -> int:
-            if count_rows:
-                await db.fetchval(SQL["stored"])
-            return int(await db.fetchval(SQL["settled"], group, filled.topics.events))
+            def settled() -> int:
+                if count_rows:
+                    ask(lambda db: db.fetchval(SQL["stored"]))
+                return int(ask(lambda db: db.fetchval(SQL["settled"], group, filled.topics.events)))
 
-        course = Course.begin(workers, ground.ask(dsn, settled))
-        while course.records < filled.records:
-            time.sleep(_POLL)
-            course.look(ground.ask(dsn, settled))
-        measured = course.measured()
+            measured = _watched(Course.begin(workers, settled(), idle), settled, filled.records)
     if count_rows:
         stored = int(ground.ask(dsn, lambda db: db.fetchval(SQL["stored"])))
         if stored != filled.events:
@@ -136,18 +126,35 @@ def drain(
 
 def drain_by(ground: Ground, dsn: str, filled: Filled, name: str, argv: Sequence[str], env: dict[str, str]) -> Measured:
     """A peer's command drains a topic into the table `drained`."""
-    with ground.program(name, argv, env) as running:
+    with ground.program(name, argv, env) as running, ground.asking(dsn) as ask:
+        idle = time.monotonic()
 
         def rows() -> int:
-            return int(ground.ask(dsn, lambda db: db.fetchval(SQL["drained"])))
+            return int(ask(lambda db: db.fetchval(SQL["drained"])))
 
         ground.until(running, lambda: rows() > 0)
-        course = Course.begin([running], rows())
-        while course.records < filled.events:
-            time.sleep(_POLL)
-            course.look(rows())
-        return course.measured()
+        return _watched(Course.begin([running], rows(), idle), rows, filled.events)
 
 
-def _has_begun(worker: Running) -> Callable[[], bool]:
-    return lambda: worker.counters().get("processing_success_total", 0.0) > 0
+def _watched(course: Course, settled: Callable[[], int], records: int) -> Measured:
+    while course.records < records:
+        time.sleep(_POLL)
+        course.look(settled())
+    return course.measured()
+
+
+def _until_begun(ground: Ground, workers: Sequence[Running]) -> float:
+    """Wait until each worker has settled something; the moment at which the last of them was seen not to have."""
+    idle = time.monotonic()
+    for each in workers:
+
+        def begun(worker: Running = each) -> bool:
+            nonlocal idle
+            looked = time.monotonic()
+            if worker.counters().get("processing_success_total", 0.0) > 0:
+                return True
+            idle = looked
+            return False
+
+        ground.until(each, begun)
+    return idle

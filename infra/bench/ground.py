@@ -11,16 +11,17 @@ peer likewise, by a command. To be used from the main thread, to which the child
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import sys
 import time
 import uuid
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Protocol, Self, TypeVar
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -28,18 +29,20 @@ from pydantic import SecretStr
 
 from infra.bench import bodies, usage
 from infra.local import process
+from infra.local.ports import Ports
 from infra.local.process import Child, Command, spawn
-from infra.local.settings import LocalSettings
-from infra.local.stack import LocalStack
 from infra.runtime import topics as kafka_topics
 from infra.runtime.settings import RuntimeSettings
 from infra.runtime.sql import statements
 
 T = TypeVar("T")
+Ask = Callable[[Callable[[asyncpg.Connection], Awaitable[Any]]], Any]
 Say = Callable[[str], None]
 
 SQL: Final = statements("infra.bench")
 PYTHON: Final = (sys.executable, "-m")
+_QUICK: Final = {"LOG_LEVEL": "WARNING", "GATEWAY_LAME_DUCK": "0"}
+"""Nobody reads the logs, and no balancer has to notice that a gateway stops."""
 _CONNECT: Final = 10.0
 _COMMAND: Final = 3600.0
 _SETUP: Final = 120.0
@@ -48,6 +51,45 @@ _STOP: Final = 25.0
 _PROBE: Final = 5.0
 _POLL: Final = 0.05
 _CHUNK: Final = 1_000_000
+
+
+class Servers(Protocol):
+    """A Kafka and a Postgres."""
+
+    @property
+    def bootstrap(self) -> str:
+        """Kafka's address, host:port."""
+
+    @property
+    def dsn(self) -> str:
+        """libpq URL of a database whose role may create others and read its server's WAL position."""
+
+    def environment(self) -> dict[str, str]:
+        """Our environment for a process that is to use them."""
+
+    def start(self) -> None:
+        """Have them ready."""
+
+    def stop(self) -> None:
+        """Let them go."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """Servers that run already, and go on."""
+
+    bootstrap: str
+    dsn: str
+
+    def environment(self) -> dict[str, str]:
+        """Our environment, with their addresses."""
+        return {**os.environ, "KAFKA_BOOTSTRAP_SERVERS": self.bootstrap, "DATABASE_URL": self.dsn}
+
+    def start(self) -> None:
+        """They run."""
+
+    def stop(self) -> None:
+        """They go on."""
 
 
 class Failed(Exception):
@@ -98,40 +140,44 @@ class Running:
 
 
 class Ground:
-    """The services of one run of benchmarks, in one folder that is removed at the end.
+    """The servers of one run of benchmarks, and a folder that is removed at the end.
 
     Args:
-        settings: of the local services; sizes of Postgres above all.
+        servers: started here and stopped at the end.
         say: tells a person what happens.
     """
 
-    def __init__(self, folder: Path, settings: LocalSettings, say: Say) -> None:
+    def __init__(self, folder: Path, servers: Servers, say: Say) -> None:
         self.folder, self.say = folder, say
-        self._stack = LocalStack(folder, settings, lambda line: None)
+        self._servers, self._ports = servers, Ports()
         self._template = f"bench_{uuid.uuid4().hex[:12]}"
+        self._made = False
 
     def __enter__(self) -> Self:
         self.say("starting Kafka and Postgres")
         with ExitStack() as undo:
             undo.callback(self.__exit__)
-            self._stack.start()
+            self._servers.start()
             self._administer(self._copy_statement(self._template, "template1"))
+            self._made = True
             self._command("migrate", self.environment(self.dsn_of(self._template)), "migrate")
             undo.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stack.stop()
+        if self._made:
+            self._administer(self._ask(SQL["drop_database"], self._template))
+        self._servers.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     @property
     def bootstrap(self) -> str:
         """Kafka's address."""
-        return self._stack.bootstrap
+        return self._servers.bootstrap
 
     def dsn_of(self, database: str) -> str:
         """libpq URL of a database here."""
-        return urlsplit(self._stack.dsn)._replace(path=f"/{database}").geturl()
+        return urlsplit(self._servers.dsn)._replace(path=f"/{database}").geturl()
 
     @contextmanager
     def database(self) -> Iterator[str]:
@@ -155,7 +201,7 @@ class Ground:
         """Settings for a Kafka client of ours."""
         return RuntimeSettings(
             kafka_bootstrap_servers=self.bootstrap,
-            database_url=SecretStr(self._stack.dsn),
+            database_url=SecretStr(self._servers.dsn),
             kafka_topic=topics.events,
             kafka_dlq_topic=topics.dlq,
             kafka_partitions=topics.partitions,
@@ -165,7 +211,7 @@ class Ground:
         """The environment of a Plutus process that is to use a database and topics here."""
         named = {"KAFKA_TOPIC": topics.events, "KAFKA_DLQ_TOPIC": topics.dlq} if topics else {}
         given = {name: str(value) for name, value in more.items()}
-        return {**self._stack.environment(), "DATABASE_URL": dsn, "LOG_LEVEL": "WARNING", **named, **given}
+        return {**self._servers.environment(), "DATABASE_URL": dsn, **_QUICK, **named, **given}
 
     @contextmanager
     def gateway(self, dsn: str, topics: Topics, processes: int = 1, **more: str | int) -> Iterator[Running]:
@@ -242,28 +288,42 @@ class Ground:
 
     def port(self) -> int:
         """A free port."""
-        return self._stack.ports.take(0, "GATEWAY_PORT")
+        return self._ports.take(0, "GATEWAY_PORT")
 
     def ask(self, dsn: str, question: Callable[[asyncpg.Connection], Coroutine[Any, Any, T]]) -> T:
         """What a database answers."""
         return asyncio.run(_with(dsn, question))
 
+    @contextmanager
+    def asking(self, dsn: str) -> Iterator[Ask]:
+        """One connection for many questions, which costs its server less than one each."""
+        with asyncio.Runner() as runner:
+            db = runner.run(asyncpg.connect(dsn, timeout=_CONNECT, command_timeout=_COMMAND))
+            try:
+                yield lambda question: runner.run(_awaited(question(db)))
+            finally:
+                runner.run(db.close(timeout=_CONNECT))
+
     def wal_bytes(self) -> int:
         """Bytes of WAL that the server has written so far."""
-        return int(self.ask(self._stack.dsn, lambda db: db.fetchval(SQL["wal_position"])))
+        return int(self.ask(self._servers.dsn, lambda db: db.fetchval(SQL["wal_position"])))
 
     def _copy_statement(self, name: str, template: str) -> str:
         return self._ask(SQL["copy_database"], name, template)
 
     def _ask(self, statement: str, *values: str) -> str:
-        return str(self.ask(self._stack.dsn, lambda db: db.fetchval(statement, *values)))
+        return str(self.ask(self._servers.dsn, lambda db: db.fetchval(statement, *values)))
 
     def _administer(self, statement: str) -> None:
-        self.ask(self._stack.dsn, lambda db: db.execute(statement))
+        self.ask(self._servers.dsn, lambda db: db.execute(statement))
 
     def _command(self, name: str, environment: Mapping[str, str], *arguments: str) -> None:
         argv = (*PYTHON, "infra.cli.main", *arguments)
         process.run(Command(name=name, argv=argv, log=self.folder / "logs" / f"{name}.log", env=environment), _SETUP)
+
+
+async def _awaited(answer: Awaitable[Any]) -> Any:
+    return await answer
 
 
 async def _with(dsn: str, question: Callable[[asyncpg.Connection], Coroutine[Any, Any, T]]) -> T:

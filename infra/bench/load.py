@@ -16,13 +16,16 @@ from infra.bench.figures import Load, parsed_load
 _SPARE: Final = 60.0
 
 
-def closed(url: str, connections: int, seconds: float, kind: str, prefix: str, cycle: int = 0) -> Load:
-    """As many requests in flight as connections, for some seconds.
+def closed(
+    url: str, connections: int, seconds: float, kind: str, prefix: str, cycle: int = 0, *, own: bool = False
+) -> Load:
+    """As many requests in flight as connections, for some seconds, `own`: without wrk even where it is installed.
 
     Raises:
         ValueError: the generator told no result. subprocess.TimeoutExpired: it did not end.
     """
-    if wrk := shutil.which("wrk"):
+    wrk = None if own else shutil.which("wrk")
+    if wrk is not None:
         script = str(resources.files("infra.bench").joinpath("load.lua"))
         argv = [wrk, "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "10s", "-s", script, url]
         return _run([*argv, "--", kind, prefix, str(cycle)], seconds)

@@ -16,6 +16,7 @@ _WIDTH, _HEIGHT = 640, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 8, 10, 34
 _COLOURS: Final = ("#0b6e4f", "#c8553d", "#2b59c3", "#8f5fb8", "#8a6d1f")
 _TICKS: Final = 4
+_TOLD: Final = ("rate", "cpu_us", "p50_ms", "p99_ms", "largest_mib", "cold_rate", "wal_bytes")
 _STYLE: Final = """\
 body{font:15px/1.5 system-ui,sans-serif;max-width:52rem;margin:2rem auto;padding:0 1rem;color:#1c1e21;background:#fff}
 table{border-collapse:collapse;margin:.6rem 0;font-variant-numeric:tabular-nums}
@@ -26,6 +27,15 @@ h2{margin:2.2rem 0 .3rem}svg{max-width:100%;height:auto}.below{color:#b3261e}.ai
 th,td{border-color:#33373c}svg text{fill:#c9ccd1}.note{color:#9aa0a8}}"""
 
 
+def medians(results: Results) -> list[str]:
+    """The medians over the rounds of what everybody is compared by, a line for each contestant of a scenario."""
+    rows: list[tuple[str, ...]] = [("scenario", "who", *_TOLD)]
+    for scenario in dict.fromkeys(figure.scenario for figure in results.figures):
+        for who, of in _by_who([figure for figure in results.figures if figure.scenario == scenario]).items():
+            rows.append((scenario, who, *(_median_of(of, name) for name in _TOLD)))
+    return _aligned(rows)
+
+
 def table(results: Results) -> list[str]:
     """The goals, a line each; then what was not measured."""
     rows: list[tuple[str, ...]] = [("scenario", "compared", "median", "low", "high", "wanted", "")]
@@ -33,9 +43,7 @@ def table(results: Results) -> list[str]:
         told = outcome.as_object("")
         numbers = tuple(f"{told[name]:g}" for name in ("median", "low", "high"))
         rows.append((outcome.scenario, outcome.goal.text(), *numbers, outcome.goal.wanted(), outcome.verdict))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return [*lines, *(f"NOT MEASURED: {each.scenario}, {each.who}: {each.why}" for each in results.missing)]
+    return [*_aligned(rows), *(f"NOT MEASURED: {each.scenario}, {each.who}: {each.why}" for each in results.missing)]
 
 
 def write(folder: Path, name: str, title: str, scenarios: Sequence[Scenario], results: Results) -> Path:
@@ -88,12 +96,19 @@ def _medians(figures: Sequence[Figure]) -> Iterator[str]:
     names = list(dict.fromkeys(name for figure in figures for name in figure.values))
     yield "<table><tr><th>median of the rounds" + "".join(f"<th>{escape(name)}" for name in names) + "</tr>"
     for who, of in _by_who(figures).items():
-        cells = []
-        for name in names:
-            found = [figure.values[name] for figure in of if name in figure.values]
-            cells.append(f"<td>{_number(median(found)) if found else ''}")
-        yield f"<tr><td>{escape(who)}{''.join(cells)}</tr>"
+        cells = "".join(f"<td>{_median_of(of, name)}" for name in names)
+        yield f"<tr><td>{escape(who)}{cells}</tr>"
     yield "</table>"
+
+
+def _median_of(figures: Sequence[Figure], name: str) -> str:
+    found = [figure.values[name] for figure in figures if name in figure.values]
+    return _number(median(found)) if found else ""
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def _by_who(figures: Sequence[Figure]) -> dict[str, list[Figure]]:

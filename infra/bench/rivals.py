@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -48,7 +47,7 @@ def bento_is_absent(asked: Asked) -> Absent | None:
 def bento_gateway(ground: Ground, asked: Asked, topics: Topics, config: str) -> Iterator[Running]:
     """Bento with one of the folder's configurations, not waited for."""
     port = ground.port()
-    environment = {**os.environ, "BOOTSTRAP": ground.bootstrap, "TOPIC": topics.events, "PORT": str(port)}
+    environment = {**ground.environment(""), "BOOTSTRAP": ground.bootstrap, "TOPIC": topics.events, "PORT": str(port)}
     argv = (str(asked.peers_home / "bento"), "-c", str(_folder(asked) / "bento" / config))
     with ground.program("bento", argv, environment, port) as running:
         yield running
@@ -87,7 +86,12 @@ def drain(ground: Ground, asked: Asked, dsn: str, filled: Filled, peer: str) -> 
 
 
 def _ask(ground: Ground, asked: Asked, dsn: str, *arguments: str) -> str:
-    environment = {**os.environ, "BOOTSTRAP": ground.bootstrap, "DSN": dsn, "PEERS_HOME": str(asked.peers_home)}
+    environment = {
+        **ground.environment(dsn),
+        "BOOTSTRAP": ground.bootstrap,
+        "DSN": dsn,
+        "PEERS_HOME": str(asked.peers_home),
+    }
     argv = [sys.executable, str(_folder(asked) / "peers.py"), *arguments]
     done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=_DRAIN, check=False)
     if not done.stdout.strip() and done.returncode:

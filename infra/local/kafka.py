@@ -70,12 +70,21 @@ class Kafka:
         jars, java: what it runs on.
         port, controller_port: where it listens, on 127.0.0.1 only.
         say: prints a line for a person.
+        more: options of Java after ours, which they override.
     """
 
     name = "kafka"
 
-    def __init__(self, home: Home, jars: Jars, java: Java, ports: tuple[int, int], say: Callable[[str], None]) -> None:
-        self._home, self._jars, self._java, self._say = home, jars, java, say
+    def __init__(
+        self,
+        home: Home,
+        jars: Jars,
+        java: Java,
+        ports: tuple[int, int],
+        say: Callable[[str], None],
+        more: tuple[str, ...] = (),
+    ) -> None:
+        self._home, self._jars, self._java, self._say, self._more = home, jars, java, say, more
         self.port, self._controller_port = ports
         self._folder = home.path / "kafka"
         self._class_path = ""
@@ -143,7 +152,7 @@ class Kafka:
         return Command(
             name=name,
             argv=(
-                *(str(self._java.path), "-Xms128m", "-Xmx512m", *self._java.options, *aot),
+                *(str(self._java.path), "-Xms128m", "-Xmx512m", *self._java.options, *aot, *self._more),
                 *(*quiet, "-Dlog4j2.configurationFile=log4j2.yaml", "-cp", self._class_path, main, *arguments),
             ),
             log=self._home.logs / "kafka.log",

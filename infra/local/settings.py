@@ -47,6 +47,9 @@ class LocalSettings(BaseSettings):
         description="Folder with a peers.py whose Bento and Debezium the benchmarks run too. Unset: not measured.",
     )
     kafka_port: Port = Field(0, description="Port of the local Kafka.")
+    kafka_java_options: str = Field(
+        "", description="Java options of the local Kafka after its own, which they override, for example -Xmx2g."
+    )
     postgres_port: Port = Field(0, description="Port of the local Postgres.")
     postgres_shared_buffers: str = Field("128MB", pattern=_SIZE, description="shared_buffers of the local Postgres.")
     postgres_max_wal_size: str = Field("1GB", pattern=_SIZE, description="max_wal_size of the local Postgres.")

@@ -137,7 +137,8 @@ class LocalStack:
             settings.postgres_shared_buffers,
             settings.postgres_max_wal_size,
         )
-        return Kafka(self.home, jars, java.find(settings.plutus_java), ports, self._say), postgres
+        more = tuple(settings.kafka_java_options.split())
+        return Kafka(self.home, jars, java.find(settings.plutus_java), ports, self._say, more), postgres
 
     @property
     def _started(self) -> tuple[Kafka, Postgres]:

@@ -22,7 +22,7 @@ READ_BY = {
     "infra.runtime.settings": "NAME_FILE, the convention of secrets",
     "infra.local.settings": "XDG_CACHE_HOME, where caches belong",
     # These pass it on, or ask it what is no setting of ours.
-    "infra.bench.rivals": "peers get our environment",
+    "infra.bench.ground": "children get our environment, with the addresses of servers that were named",
     "infra.local.stack": "children get our environment, without what is another server's",
     "infra.local.java": "JAVA_HOME, which every Java program honours",
     "infra.cli.config": "hands it to the processes that it asks for their settings",
