@@ -10,28 +10,38 @@ import asyncio
 import socket
 import sys
 from collections.abc import Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvloop
 
 from infra.runtime import log
 from infra.runtime.process import quiet_collector
-from infra.runtime.settings import load_or_exit
+from infra.runtime.settings import SettingsError, load_or_exit
+from ingest_gateway import declarations
+from ingest_gateway.declarations import Declarations
 from ingest_gateway.settings import GatewaySettings
+
+if TYPE_CHECKING:
+    from ingest_gateway.server import Listeners
 
 _YOUNG_OBJECTS = 20_000
 
 
 def main() -> None:
-    """Serve until told to stop. Exit codes: 0 stopped, 1 the port is taken, 2 settings are wrong."""
+    """Serve until told to stop. Exit codes: 0 stopped, 1 the port is taken, 2 settings, or files they name, are wrong."""
     settings = load_or_exit(GatewaySettings)
+    declared = _declared(settings)
     options = _options()
     if options.slot is not None:
         from ingest_gateway.process import run_child
+        from ingest_gateway.server import Listeners
 
         log.configure(settings.log_level, settings.log_format, f"gateway-{options.slot}")
-        listener, control = socket.socket(fileno=options.listen_fd), socket.socket(fileno=options.control_fd)
-        _run(run_child(settings, listener, control))
+        listeners = Listeners(
+            socket.socket(fileno=options.listen_fd),
+            None if options.operators_fd is None else socket.socket(fileno=options.operators_fd),
+        )
+        _run(run_child(settings, declared, listeners, socket.socket(fileno=options.control_fd)))
     elif settings.gateway_processes > 1:
         from ingest_gateway.parent import Parent
 
@@ -39,32 +49,56 @@ def main() -> None:
     else:
         from ingest_gateway.process import run_alone
 
-        _run(run_alone(settings, _listen(settings)))
+        _run(run_alone(settings, declared, _listen(settings)))
     log.flush()
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m ingest_gateway", description="Configured by the environment.")
-    for name in ("--slot", "--listen-fd", "--control-fd"):
+    for name in ("--slot", "--listen-fd", "--operators-fd", "--control-fd"):
         parser.add_argument(name, type=int, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
-def _listen(settings: GatewaySettings) -> socket.socket:
-    """The listening socket; without it, one clear line and exit 1."""
+def _declared(settings: GatewaySettings) -> Declarations:
+    """What the operator's files say; where one cannot be used, its mistakes and exit 2."""
+    try:
+        return declarations.load(settings)
+    except SettingsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def _listen(settings: GatewaySettings) -> Listeners:
+    """The listening sockets; without one of them, one clear line and exit 1."""
+    from ingest_gateway.server import Listeners
+
+    public = _bound(settings.gateway_host, settings.gateway_port, settings.gateway_backlog, "GATEWAY_PORT")
+    operators = None
+    if settings.gateway_operator_port:
+        host, port = settings.gateway_operator_host, settings.gateway_operator_port
+        operators = _bound(host, port, settings.gateway_backlog, "GATEWAY_OPERATOR_PORT")
+    log.configure(settings.log_level, settings.log_format, "gateway")
+    _say_where("events" if operators else "all", public)
+    if operators is not None:
+        _say_where("operators", operators)
+    return Listeners(public, operators)
+
+
+def _bound(host: str, port: int, backlog: int, setting: str) -> socket.socket:
     from ingest_gateway.server import listen
 
-    address = f"{settings.gateway_host}:{settings.gateway_port}"
     try:
-        listener = listen(settings.gateway_host, settings.gateway_port, settings.gateway_backlog)
+        return listen(host, port, backlog)
     except OSError as error:
         why = error.strerror or str(error)
-        print(f"error: cannot listen on {address} ({why}). Stop what uses it, or set GATEWAY_PORT.", file=sys.stderr)
+        print(f"error: cannot listen on {host}:{port} ({why}). Stop what uses it, or set {setting}.", file=sys.stderr)
         raise SystemExit(1) from None
-    log.configure(settings.log_level, settings.log_format, "gateway")
+
+
+def _say_where(serves: str, listener: socket.socket) -> None:
     host, port = listener.getsockname()[:2]
-    log.get(__name__).info("The gateway listens.", action="listening", host=host, port=port)
-    return listener
+    log.get(__name__).info("The gateway listens.", action="listening", serves=serves, host=host, port=port)
 
 
 def _run(process: Coroutine[Any, Any, None]) -> None:

@@ -7,8 +7,8 @@ holds the results too.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 from uuid import UUID
 
 import orjson
@@ -28,6 +28,21 @@ _DUPLICATE_BODY: Final = '{"event_id":"%s","status":"duplicate"}'
 _ACCEPTED_ITEM: Final = '{"status":202,"event_id":"%s"}'
 _DEFERRED_ITEM: Final = '{"status":202,"event_id":"%s","dedup":"deferred"}'
 _DUPLICATE_ITEM: Final = '{"status":200,"event_id":"%s"}'
+
+
+def with_outcome(answer: Answer, outcome: Mapping[str, Any] | None, seconds: float) -> Answer:
+    """An answer to who asked to wait: what it says, the event's status where it became known, and that the wish was granted.
+
+    Args:
+        outcome: the status as `GET /api/v1/events/{id}` tells it; None where nothing became of the event in this time.
+        seconds: how long was waited at most.
+    """
+    body = answer.body
+    if outcome is not None:
+        body = b'%b,"outcome":%b}' % (body[:-1], orjson.dumps(outcome))
+    kept = [header for header in answer.headers if header[0] != b"content-length"]
+    length, applied = (b"content-length", b"%d" % len(body)), (b"preference-applied", b"wait=%d" % seconds)
+    return Answer(answer.status, [*kept, length, applied], body)
 
 
 def outcome_answer(outcome: Outcome, event_id: str) -> Answer:

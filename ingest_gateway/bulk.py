@@ -83,13 +83,15 @@ class Bulk:
         began = self._intake.now()
         body = bytearray()
         try:
+            grant = self._intake.identify(head)
             split, read = _way(head)
             await self._fill(body, head, receive)
             async with asyncio.timeout(self._policy.wait):
                 await self._turns.acquire()
             try:
                 items = await self._items(split(bytes(body), self._limits), read)
-                return results_answer(await self._intake.take_many(self._route, items, head.traceparent, began))
+                results = await self._intake.take_many(self._route, items, head.traceparent, began, grant)
+                return results_answer(results)
             finally:
                 self._turns.release()
         except (_Full, TimeoutError):

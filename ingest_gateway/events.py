@@ -7,7 +7,8 @@ found through `event_keys` alone, whose acceptance time is the partition key of 
 from __future__ import annotations
 
 import functools
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import asyncpg
@@ -24,12 +25,23 @@ _CONNECTIONS: Final = 2
 _BY_STATE: Final = {"accepted": "RECEIVED", "parked": "RETRYING", "stored": "PROCESSED", "failed": "FAILED"}
 
 
+class Found(NamedTuple):
+    """An event as it stands.
+
+    source: None until a worker has stored the event; its key alone does not tell it.
+    status: the members of the answer; those that do not apply yet are null.
+    """
+
+    source: str | None
+    status: dict[str, Any]
+
+
 class StatusUnavailable(Exception):
     """The database does not answer; nothing is known of any event now."""
 
 
 class EventStatus:
-    """Reads the status of single events."""
+    """Reads the status of events."""
 
     def __init__(self, settings: GatewaySettings) -> None:
         deadlines = postgres.Deadlines(command=_TIMEOUT, statement=_TIMEOUT, lock=1.0, idle_in_transaction=5.0)
@@ -38,20 +50,20 @@ class EventStatus:
             _CONNECTIONS,
         )
 
-    async def find(self, event_id: UUID) -> dict[str, Any] | None:
-        """The members of the answer, None for an event that is not known.
+    async def find(self, event_ids: Sequence[UUID]) -> dict[UUID, Found]:
+        """Those of these events that are known.
 
         Raises:
             StatusUnavailable: the database is away.
         """
         try:
-            rows = await self.connections.fetch(_SQL["event_status"], event_id, timeout=_TIMEOUT)
+            rows = await self.connections.fetch(_SQL["event_status"], event_ids, timeout=_TIMEOUT)
         except asyncpg.PostgresError as error:
             _LOG.warning("An event's status could not be read.", action="status_failed", sqlstate=error.sqlstate)
             raise StatusUnavailable from None
         except Unavailable:
             raise StatusUnavailable from None
-        return describe(event_id, rows[0]) if rows else None
+        return {row["event_id"]: Found(row["source"], describe(row)) for row in rows}
 
     async def answers(self) -> bool:
         """Does the database answer now?"""
@@ -66,10 +78,10 @@ class EventStatus:
         await self.connections.close()
 
 
-def describe(event_id: UUID, row: Any) -> dict[str, Any]:
-    """The answer's members from a row of `event_status`; those that do not apply yet are null."""
+def describe(row: Any) -> dict[str, Any]:
+    """The answer's members from a row of `event_status`."""
     return {
-        "event_id": str(event_id),
+        "event_id": str(row["event_id"]),
         "status": row["status"] or _BY_STATE[row["state"]],
         "received_at": row["accepted_at"],
         "partition": row["partition"],

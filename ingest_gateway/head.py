@@ -38,6 +38,7 @@ class Head:
         "headers",
         "idempotency_keys",
         "path",
+        "prefer",
         "traceparent",
     )
 
@@ -50,6 +51,7 @@ class Head:
         self.idempotency_keys: list[bytes] | None = None
         self.traceparent: bytes | None = None
         self.has_attributes = False
+        self.prefer: list[bytes] | None = None
 
 
 def read_head(scope: Scope) -> Head:
@@ -72,6 +74,8 @@ def read_head(scope: Scope) -> Head:
             head.idempotency_keys = [*(head.idempotency_keys or ()), value]
         elif name == b"traceparent":
             head.traceparent = value
+        elif name == b"prefer":
+            head.prefer = [*(head.prefer or ()), value]
         elif name == b"content-encoding":
             head.content_encoding = value
         elif name == b"transfer-encoding" and value.strip().lower() != b"chunked":
@@ -80,11 +84,15 @@ def read_head(scope: Scope) -> Head:
             raise Malformed("Upgrade is not supported.")
         elif name.startswith(HTTP_PREFIX):
             head.has_attributes = True
+    _check_request(scope, hosts)
+    return head
+
+
+def _check_request(scope: Scope, hosts: int) -> None:
     if scope["method"] == "CONNECT":
         raise Malformed("CONNECT is not supported.")
     if hosts != 1 and (hosts > 1 or scope["http_version"] != "1.0"):
         raise Malformed("A request must have exactly one Host header.")
-    return head
 
 
 def check_json(head: Head) -> None:

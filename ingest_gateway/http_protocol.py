@@ -174,7 +174,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     def connection_made(self, transport: BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
         # Whatever the kernel does not take at once starts the reader's deadline.
-        self.transport.set_write_buffer_limits(high=0)
+        # Over TLS, 0 means for ever: that layer pauses at the limit, not above it.
+        self.transport.set_write_buffer_limits(high=0 if self.transport.get_extra_info("sslcontext") is None else 1)
         self._timer = self.loop.call_later(self._limits.first_byte, self._expired)
 
     def connection_lost(self, exc: Exception | None) -> None:

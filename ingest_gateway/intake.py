@@ -3,12 +3,14 @@
     admission     429 before anything is read, while nobody gets in (`admission.py`). While it depends on the source, which
                   stands in the body, a body that is not there at once is not waited for, and an event of a source above
                   its share is refused once it is read
+    the sender    where API keys are declared: 401 before anything is read, 403 before anything is looked up (`senders.py`)
     reading       the way in's own part. It raises Rejected for what it refuses and Disconnected for a body cut short;
                   nothing of such a request is published. `read_body` reads a body within its limit
     the schema    the payload is checked against its registered schema, whatever way it came in
     the span      one for each request, named by the route; the record carries it on. Without tracing the sender's own goes on
     submission    look, publish, remember (`pipeline.py`); cut off by a stop of the process it is answered outcome_unknown
     the answer    by `answers.outcome_answer`, the same for every way in
+    waiting       for what becomes of the event, where the sender asks for it (`waiting.py`)
     counting      each event once, by what became of it
 
 A batch (`bulk.py`) has the same parts for many events at once: `take_many` in place of check, span, submission and counting.
@@ -30,13 +32,17 @@ from uuid import UUID
 
 from opentelemetry.trace import SpanKind
 
+from infra.runtime.api_keys import Grant
 from infra.runtime.telemetry import Telemetry, parse_traceparent, traceparent
-from ingest_gateway.answers import outcome_answer
+from ingest_gateway.answers import outcome_answer, with_outcome
 from ingest_gateway.head import Head
 from ingest_gateway.metrics import Metrics
-from ingest_gateway.outcomes import Outcome, Overloaded, Unknown
+from ingest_gateway.outcomes import Accepted, Duplicate, Outcome, Overloaded, Unknown
 from ingest_gateway.pipeline import Pipeline
+from ingest_gateway.prefer import wait_seconds
 from ingest_gateway.problems import ACCEPT, Answer, rejected
+from ingest_gateway.senders import Identify, check_source
+from ingest_gateway.waiting import Waiting
 from schemas.errors import Malformed, Rejected, TooLarge
 from schemas.event import Event
 
@@ -80,6 +86,8 @@ class Intake:
 
     Args:
         check: checks the payload against its registered schema, raising Invalid.
+        identify: who sends; None: nobody asks.
+        waiting: those who ask to wait; None: nobody may.
     """
 
     def __init__(
@@ -89,16 +97,29 @@ class Intake:
         telemetry: Telemetry,
         check: Callable[[Event], None],
         clock: Callable[[], float] = time.perf_counter,
+        identify: Identify | None = None,
+        waiting: Waiting | None = None,
     ) -> None:
         self._pipeline = pipeline
         self._metrics = metrics
         self._telemetry = telemetry
         self._check = check
         self._clock = clock
+        self._identify = identify
+        self._waiting = waiting
 
-    def endpoint(self, route: str, read: Reader) -> Endpoint:
-        """The endpoint of a way in of single events; `route` is a path without parameters' values."""
-        return functools.partial(self._take, route, read)
+    def endpoint(self, route: str, read: Reader, *, identify: Identify | None = None) -> Endpoint:
+        """The endpoint of a way in of single events.
+
+        Args:
+            route: a path without parameters' values.
+            identify: in place of the one that every way in has.
+        """
+        return functools.partial(self._take, route, read, identify or self._identify)
+
+    def identify(self, head: Head) -> Grant | None:
+        """What the sender of this request may write, None where it is not asked. Raises: Rejected."""
+        return None if self._identify is None else self._identify(head)
 
     def now(self) -> float:
         """The clock that durations are taken by."""
@@ -119,14 +140,20 @@ class Intake:
         self._metrics.count_disconnected(self._clock() - began)
 
     async def take_many(
-        self, route: str, items: Sequence[Submission | Rejected], parent: bytes | None, began: float
+        self,
+        route: str,
+        items: Sequence[Submission | Rejected],
+        parent: bytes | None,
+        began: float,
+        grant: Grant | None = None,
     ) -> list[Result]:
         """What becomes of each item of a batch, in its order; what could not be read stays refused.
 
         Args:
             items: one whose submission has no traceparent of its own gets the request's. parent: the request's.
+            grant: what the sender may write; None: anything.
         """
-        checked = [item if isinstance(item, Rejected) else self._checked(item) for item in items]
+        checked = [item if isinstance(item, Rejected) else self._checked(item, grant) for item in items]
         good = [item for item in checked if not isinstance(item, Rejected)]
         outcomes = await self._submit_many(route, good, parent)
         self._metrics.count_batch(
@@ -135,8 +162,10 @@ class Intake:
         told = iter(outcomes)
         return [item if isinstance(item, Rejected) else (item.event.id, next(told)) for item in checked]
 
-    def _checked(self, item: Submission) -> Submission | Rejected:
+    def _checked(self, item: Submission, grant: Grant | None) -> Submission | Rejected:
         try:
+            if grant is not None:
+                check_source(grant, item.event.source)
             self._check(item.event)
         except Rejected as error:
             return error
@@ -156,8 +185,10 @@ class Intake:
 
     @property
     def hurries(self) -> bool:
-        """Whether `take_now` may serve a request: nobody is refused for want of room, and nothing is traced."""
-        return not (self._telemetry.enabled or self._pipeline.crowded or self._pipeline.overloaded is not None)
+        """Whether `take_now` may serve a request: nobody is asked who it is or refused for want of room, nothing is traced."""
+        return self._identify is None and not (
+            self._telemetry.enabled or self._pipeline.crowded or self._pipeline.overloaded is not None
+        )
 
     def take_now(self, read: PlainReader, head: Head, body: bytes, reply: Reply) -> None:
         """The short way to the same end, for a request that is there as a whole: no task and no future for each.
@@ -181,14 +212,17 @@ class Intake:
         known = parent if parent is not None and parse_traceparent(parent) else None
         self._pipeline.submit_to(event, wire, known, settled)
 
-    async def _take(self, route: str, read: Reader, head: Head, receive: Receive) -> Answer:
+    async def _take(self, route: str, read: Reader, identify: Identify | None, head: Head, receive: Receive) -> Answer:
         began = self._clock()
         refusal = self._pipeline.overloaded
         if refusal is not None:
             return self.refused(refusal, began)
         try:
+            grant = None if identify is None else identify(head)
             async with asyncio.timeout(_PATIENCE) if self._pipeline.crowded else nullcontext():
                 event, wire, parent = await read(head, receive)
+            if grant is not None:
+                check_source(grant, event.source)
             self._check(event)
         except TimeoutError:
             return self.refused(self._pipeline.refusal(), began)
@@ -209,7 +243,19 @@ class Intake:
             # sender is told so; the task ends with this answer all the same.
             outcome = Unknown("stopping")
         self._metrics.count(outcome, self._clock() - began)
-        return outcome_answer(outcome, str(event.id))
+        answer = outcome_answer(outcome, str(event.id))
+        if head.prefer is not None and isinstance(outcome, Accepted | Duplicate):
+            return await self._waited(answer, event.id, head.prefer)
+        return answer
+
+    async def _waited(self, answer: Answer, event_id: UUID, prefer: list[bytes]) -> Answer:
+        waiting = self._waiting
+        if waiting is None or not waiting.room:
+            return answer
+        seconds = int(min(wait_seconds(prefer) or 0, waiting.longest))
+        if seconds == 0:
+            return answer
+        return with_outcome(answer, await waiting.outcome(event_id, seconds), seconds)
 
     async def _submit_traced(self, route: str, event: Event, wire: bytes, parent: bytes | None) -> Outcome:
         attributes = {"http.request.method": "POST", "http.route": route, "messaging.message.id": str(event.id)}

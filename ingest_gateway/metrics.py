@@ -12,6 +12,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
 
+from ingest_gateway.access import Denied
 from ingest_gateway.outcomes import Accepted, Conflict, Duplicate, NotAccepted, Outcome, Overloaded, Unknown
 from schemas.errors import Reason
 
@@ -49,7 +50,7 @@ class Metrics:
         )
         self.duplicate = self._counter("raw_events_duplicate_total", "Events that had been accepted before.")
         self._rejected = self._counter(
-            "gateway_rejected_total", "Events refused for what they are, by reason.", "reason"
+            "gateway_rejected_total", "Events refused for what they are, or for who sends them, by reason.", "reason"
         )
         self._duration = self._histogram(
             "gateway_request_duration_seconds",
@@ -57,6 +58,7 @@ class Metrics:
             "outcome",
         )
         self.in_flight = self._gauge("gateway_in_flight", "Events being looked up, published or remembered.")
+        self.waiting = self._gauge("gateway_waiting", "Requests that wait for an outcome (Prefer: wait=N).")
         self.batch_events = self._histogram("gateway_batch_events", "Events of one publication.", buckets=_EVENTS)
         self.produce_seconds = self._histogram(
             "gateway_produce_duration_seconds", "From handing events to the producer until all are answered for."
@@ -74,12 +76,17 @@ class Metrics:
             "gateway_dedup_breaker_state", "Breaker in front of Postgres: 0 closed, 1 half-open, 2 open."
         )
         self.producer_swaps = self._counter("gateway_producer_swaps_total", "Kafka producers that had to be replaced.")
+        self.stale_file = self._gauge(
+            "gateway_declaration_stale",
+            "Processes in which a changed file is not in force because of its mistakes.",
+            "setting",
+        )
         self.log_lines_dropped = self._gauge("gateway_log_lines_dropped", "Log lines lost because the sink was stuck.")
         build = self._gauge("plutus_build_info", "Always 1; the labels say what runs.", "process", "version")
         build.labels("gateway", version()).set(1)
         names = (*_OUTCOMES.values(), REJECTED, DISCONNECTED)
         self._by_outcome = {name: (self._requests.labels(name), self._duration.labels(name)) for name in names}
-        self._by_reason = {reason: self._rejected.labels(reason.value) for reason in Reason}
+        self._by_reason = {reason: self._rejected.labels(reason.value) for reason in (*Reason, *Denied)}
 
     def count(self, outcome: Outcome, seconds: float) -> None:
         """An event was submitted and answered `seconds` after its request began."""
@@ -93,7 +100,7 @@ class Metrics:
         elif isinstance(outcome, Duplicate):
             self.duplicate.inc()
 
-    def count_batch(self, outcomes: Sequence[Outcome], refused: Sequence[Reason], seconds: float) -> None:
+    def count_batch(self, outcomes: Sequence[Outcome], refused: Sequence[Reason | Denied], seconds: float) -> None:
         """Items of a batch were answered together: each counts as an event, their one duration once for each outcome."""
         kinds = [type(outcome) for outcome in outcomes]
         for kind in set(kinds):
@@ -111,7 +118,7 @@ class Metrics:
         requests.inc(count)
         duration.observe(seconds)
 
-    def count_rejected(self, reason: Reason, seconds: float) -> None:
+    def count_rejected(self, reason: Reason | Denied, seconds: float) -> None:
         """An event was refused before it was submitted."""
         requests, duration = self._by_outcome[REJECTED]
         requests.inc()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from ingest_gateway.problems import Kind
-from ingest_gateway.routes import BATCH, INGEST
+from ingest_gateway.routes import BATCH, INGEST, WEBHOOKS
 from schemas.limits import Limits
 
 _SOURCE: Final = r"^(?:[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+$"
@@ -29,6 +29,8 @@ def describe(document: dict[str, Any], limits: Limits) -> dict[str, Any]:
         schemas.pop(name, None)
     paths[INGEST] = {"post": _operation(limits)}
     paths[BATCH] = {"post": _batch_operation(limits)}
+    paths[f"{WEBHOOKS}{{source}}"] = {"post": _webhook()}
+    document["components"]["securitySchemes"] = {"apiKey": _API_KEY}
     return document
 
 
@@ -44,9 +46,6 @@ def problem_response(*kinds: Kind, retry: bool = False) -> dict[str, Any]:
 
 
 def _operation(limits: Limits) -> dict[str, Any]:
-    location = {"Location": {"description": "Where the event's status is.", "schema": {"type": "string"}}}
-    replayed = {"Idempotent-Replayed": {"schema": {"const": "true"}}}
-    body = {"application/json": {"schema": {"$ref": "#/components/schemas/Accepted"}}}
     return {
         "operationId": "ingest",
         "summary": "Take in one event.",
@@ -65,7 +64,8 @@ def _operation(limits: Limits) -> dict[str, Any]:
                     "In place of the member idempotency_key, or equal to it: a string in double quotes, or the bare key."
                 ),
                 "schema": {"type": "string", "pattern": _key_header(limits.key_chars)},
-            }
+            },
+            _PREFER,
         ],
         "requestBody": {
             "required": True,
@@ -74,18 +74,60 @@ def _operation(limits: Limits) -> dict[str, Any]:
                 "application/cloudevents+json": {"schema": {"$ref": "#/components/schemas/CloudEvent"}},
             },
         },
-        "responses": {
-            "202": {"description": "Accepted: the event is in Kafka.", "headers": location, "content": body},
-            "200": {"description": "A duplicate.", "headers": {**location, **replayed}, "content": body},
-            "400": problem_response(Kind.MALFORMED),
-            "408": problem_response(Kind.REQUEST_TIMEOUT),
-            "413": problem_response(Kind.CONTENT_TOO_LARGE),
-            "415": problem_response(Kind.UNSUPPORTED_MEDIA_TYPE),
-            "422": problem_response(Kind.INVALID_EVENT, Kind.IDEMPOTENCY_CONFLICT),
-            "429": problem_response(Kind.OVERLOADED, retry=True),
-            "500": problem_response(Kind.INTERNAL_ERROR),
-            "503": problem_response(Kind.NOT_ACCEPTED, Kind.OUTCOME_UNKNOWN, retry=True),
+        "security": _OPTIONAL_KEY,
+        "responses": _answers(),
+    }
+
+
+def _webhook() -> dict[str, Any]:
+    return {
+        "operationId": "webhook",
+        "summary": "Take in what a provider posts by itself.",
+        "description": (
+            "Which sources there are, where the key and the type of an event are found and how it is signed stands in the file "
+            "that `GATEWAY_WEBHOOKS_FILE` names. The body is kept as it is: JSON as JSON, anything else as a string. A source "
+            "of which nothing is declared is not there (404)."
+        ),
+        "parameters": [
+            {
+                "name": "source",
+                "in": "path",
+                "required": True,
+                "schema": {"type": "string", "minLength": 1, "maxLength": 64, "pattern": "^[A-Za-z0-9._-]+$"},
+            },
+            _PREFER,
+        ],
+        "requestBody": {"required": True, "content": {"*/*": {"schema": {}}}},
+        "security": _OPTIONAL_KEY,
+        "responses": {**_answers(), "404": problem_response(Kind.NOT_FOUND)},
+    }
+
+
+def _answers() -> dict[str, Any]:
+    """What an event may be answered, whatever way it came in."""
+    location = {
+        "Location": {"description": "Where the event's status is.", "schema": {"type": "string"}},
+        "Preference-Applied": {
+            "description": "wait=N, where the sender was made to wait.",
+            "schema": {"type": "string"},
         },
+    }
+    replayed = {"Idempotent-Replayed": {"schema": {"const": "true"}}}
+    body = {"application/json": {"schema": {"$ref": "#/components/schemas/Accepted"}}}
+    challenge = {"WWW-Authenticate": {"description": "What would be accepted.", "schema": {"type": "string"}}}
+    return {
+        "202": {"description": "Accepted: the event is in Kafka.", "headers": location, "content": body},
+        "200": {"description": "A duplicate.", "headers": {**location, **replayed}, "content": body},
+        "400": problem_response(Kind.MALFORMED),
+        "401": {**problem_response(Kind.UNAUTHENTICATED), "headers": challenge},
+        "403": problem_response(Kind.FORBIDDEN_SOURCE),
+        "408": problem_response(Kind.REQUEST_TIMEOUT),
+        "413": problem_response(Kind.CONTENT_TOO_LARGE),
+        "415": problem_response(Kind.UNSUPPORTED_MEDIA_TYPE),
+        "422": problem_response(Kind.INVALID_EVENT, Kind.IDEMPOTENCY_CONFLICT),
+        "429": problem_response(Kind.OVERLOADED, retry=True),
+        "500": problem_response(Kind.INTERNAL_ERROR),
+        "503": problem_response(Kind.NOT_ACCEPTED, Kind.OUTCOME_UNKNOWN, retry=True),
     }
 
 
@@ -113,9 +155,11 @@ def _batch_operation(limits: Limits) -> dict[str, Any]:
                 "application/cloudevents-batch+json": array("CloudEvent"),
             },
         },
+        "security": _OPTIONAL_KEY,
         "responses": {
             "200": {"description": "What became of each item.", "content": results},
             "400": problem_response(Kind.MALFORMED),
+            "401": problem_response(Kind.UNAUTHENTICATED),
             "408": problem_response(Kind.REQUEST_TIMEOUT),
             "413": problem_response(Kind.CONTENT_TOO_LARGE),
             "415": problem_response(Kind.UNSUPPORTED_MEDIA_TYPE),
@@ -178,12 +222,32 @@ def _cloudevent(limits: Limits) -> dict[str, Any]:
     }
 
 
+_PREFER: Final = {
+    "name": "Prefer",
+    "in": "header",
+    "required": False,
+    "description": (
+        "`wait=N` (RFC 7240): wait up to N seconds for what becomes of the event and answer with it. What takes longer is "
+        "answered as if nothing had been asked."
+    ),
+    "schema": {"type": "string", "examples": ["wait=10"]},
+}
+_API_KEY: Final = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "Needed where GATEWAY_API_KEYS_FILE declares keys; not by webhooks that are signed.",
+}
+_OPTIONAL_KEY: Final[list[dict[str, list[str]]]] = [{}, {"apiKey": []}]
 _ACCEPTED: Final = {
     "type": "object",
     "required": ["event_id", "status"],
     "properties": {
         "event_id": {"type": "string", "format": "uuid"},
         "status": {"enum": ["accepted", "duplicate"]},
+        "outcome": {
+            "type": "object",
+            "description": "What became of the event, as its status tells it: where the sender asked to wait and it was known in time.",
+        },
         "dedup": {"const": "deferred", "description": "Accepted before its key could be looked up or remembered."},
     },
 }

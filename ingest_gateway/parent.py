@@ -1,4 +1,4 @@
-"""Several gateway processes behind one port: the parent binds it, starts the children, replaces those that die, and adds up
+"""Several gateway processes behind one port (or two, with the operators' own): the parent binds it, starts the children, replaces those that die, and adds up
 their metrics. It takes no request itself.
 
 The sums are made here alone, from what the children reported and from what dead ones had reported last, so no counter ever
@@ -18,6 +18,7 @@ from typing import Final
 from infra.runtime import log
 from ingest_gateway.control import Ask, Channel, Page, Report, Scrape
 from ingest_gateway.metrics import ParentMetrics
+from ingest_gateway.server import Listeners
 from ingest_gateway.settings import GatewaySettings
 from ingest_gateway.sums import Snapshot, Totals, render, snapshot
 
@@ -40,11 +41,11 @@ class _Living:
 
 
 class Parent:
-    """Runs `settings.gateway_processes` children on one listening socket."""
+    """Runs `settings.gateway_processes` children on the same listening sockets."""
 
-    def __init__(self, settings: GatewaySettings, listener: socket.socket) -> None:
+    def __init__(self, settings: GatewaySettings, listeners: Listeners) -> None:
         self._settings = settings
-        self._listener = listener
+        self._listeners = listeners
         self._living: dict[int, _Living] = {}
         self._totals = Totals()
         self._metrics = ParentMetrics()
@@ -64,7 +65,7 @@ class Parent:
         await asyncio.wait([stopping, *keepers], return_when=asyncio.FIRST_COMPLETED)
         _LOG.info("The gateway stops.", action="draining")
         self._stopping.set()
-        self._listener.close()
+        self._listeners.close()
         self._forward(signal.SIGTERM)
         settings = self._settings
         grace = settings.gateway_lame_duck + settings.gateway_drain_timeout + settings.gateway_flush_timeout + _GRACE
@@ -105,18 +106,15 @@ class Parent:
     async def _live(self, slot: int) -> int:
         """Start a child and listen to it until it is gone; its exit code."""
         ours, theirs = socket.socketpair()
+        options = {"--listen-fd": self._listeners.public, "--control-fd": theirs}
+        if self._listeners.operators is not None:
+            options["--operators-fd"] = self._listeners.operators
         with theirs:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "ingest_gateway"),
-                *(
-                    "--slot",
-                    str(slot),
-                    "--listen-fd",
-                    str(self._listener.fileno()),
-                    "--control-fd",
-                    str(theirs.fileno()),
-                ),
-                pass_fds=(self._listener.fileno(), theirs.fileno()),
+                *("--slot", str(slot)),
+                *(word for name, end in options.items() for word in (name, str(end.fileno()))),
+                pass_fds=[end.fileno() for end in options.values()],
                 # Ctrl-C on a terminal reaches the whole group; the children are told by us alone.
                 start_new_session=True,
             )

@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
+from ingest_gateway.access import Denied, Refused
 from schemas.errors import Invalid, Malformed, Reason, Rejected, TooLarge, UnsupportedMedia
 
 MEDIA_TYPE: Final = b"application/problem+json"
@@ -28,6 +29,8 @@ class Kind(Enum):
     """Every kind of refusal: status and title. The name in lower case, with hyphens, ends its type URI."""
 
     MALFORMED = (400, "The request cannot be read")
+    UNAUTHENTICATED = (401, "The sender is not known")
+    FORBIDDEN_SOURCE = (403, "The sender may not write this source")
     NOT_FOUND = (404, "Not Found")
     METHOD_NOT_ALLOWED = (405, "Method Not Allowed")
     REQUEST_TIMEOUT = (408, "Request Timeout")
@@ -72,6 +75,15 @@ _KINDS: Final[dict[type[Rejected], Kind]] = {
 }
 
 
+_DENIALS: Final[dict[Denied, tuple[Kind, Headers]]] = {
+    # A 401 names what would be accepted (RFC 9110 section 11.6.1); for signatures there is no registered word.
+    Denied.UNAUTHENTICATED: (Kind.UNAUTHENTICATED, [(b"www-authenticate", b'Bearer realm="plutus"')]),
+    Denied.BAD_SIGNATURE: (Kind.UNAUTHENTICATED, [(b"www-authenticate", b'Signature realm="webhooks"')]),
+    Denied.FORBIDDEN_SOURCE: (Kind.FORBIDDEN_SOURCE, []),
+    Denied.UNKNOWN_SOURCE: (Kind.NOT_FOUND, []),
+}
+
+
 class Answer(NamedTuple):
     """A whole HTTP answer."""
 
@@ -111,7 +123,14 @@ def problem(
 
 
 def rejected(error: Rejected, *, accept: bytes = ACCEPT) -> Answer:
-    """The answer to input that was refused for what it is. `accept`: the media types that the way in takes."""
+    """The answer to input that was refused for what it is, or for who sends it.
+
+    Args:
+        accept: the media types that the way in takes.
+    """
+    if isinstance(error, Refused):
+        kind, headers = _DENIALS[error.reason]
+        return problem(kind, error.message, code=error.reason.value, headers=headers)
     kind = _KINDS[type(error)]
     extra: Headers = []
     if kind is Kind.UNSUPPORTED_MEDIA_TYPE:

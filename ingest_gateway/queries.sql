@@ -24,11 +24,13 @@ WITH inserted AS (
 SELECT count(*), CASE WHEN count(*) < cardinality($1::text::uuid[]) THEN array_agg(event_id) END FROM inserted;
 
 -- name: event_status
--- One event as it stands: its key, its row once there is one, and its latest failure.
-SELECT k.state, k.accepted_at, k."partition", k.record_offset, e.status, e.processed_at, e.attempts, e.handled_by,
-       f.reason, f.step
+-- Those of these events that are known, as they stand: the key, the row once there is one, and the latest failure. The row is
+-- looked for event by event (LIMIT keeps it so), each in its one partition.
+SELECT k.event_id, k.state, k.accepted_at, k."partition", k.record_offset,
+       e.source, e.status, e.processed_at, e.attempts, e.handled_by, f.reason, f.step
   FROM event_keys AS k
-  LEFT JOIN events AS e ON e.received_at = k.accepted_at AND e.event_id = k.event_id
+  LEFT JOIN LATERAL (SELECT source, status, processed_at, attempts, handled_by FROM events
+                      WHERE received_at = k.accepted_at AND event_id = k.event_id LIMIT 1) AS e ON true
   LEFT JOIN LATERAL (SELECT reason, step FROM failures WHERE event_id = k.event_id ORDER BY last_at DESC LIMIT 1) AS f
     ON e.status = 'FAILED'
- WHERE k.event_id = $1;
+ WHERE k.event_id = ANY ($1::uuid[]);

@@ -18,6 +18,7 @@ from schemas.errors import Rejected
 
 INGEST: Final = "/api/v1/ingest"
 BATCH: Final = "/api/v1/ingest/batch"
+WEBHOOKS: Final = "/api/v1/webhooks/"
 
 Send = Callable[[Any], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
@@ -41,7 +42,7 @@ class Shell:
     """The outermost application: rules for every request, then the endpoints by exact path, then everything else.
 
     Args:
-        endpoints: path -> endpoint; these take POST alone.
+        endpoints: path -> endpoint; these take POST alone. A path that ends in / stands for all paths one level below it.
         app: serves every other path.
         draining: says whether connections should be given back.
         short_cuts: path -> the short cut of an endpoint.
@@ -87,7 +88,8 @@ class Shell:
         except Rejected as error:
             await reply(send, rejected(error), close=True)
             return
-        endpoint = self._endpoints.get(scope["path"])
+        path = scope["path"]
+        endpoint = self._endpoints.get(path) or self._endpoints.get(path[: path.rfind("/") + 1])
         if endpoint is None:
             await self._app(scope, receive, send)
         elif scope["method"] != "POST":
@@ -117,6 +119,11 @@ def _crashed(error: Exception) -> Answer:
     """The one edge where an unforeseen error becomes an answer: nothing of it reaches the client."""
     _LOG.error("A request failed in a way it must not.", action="request_crashed", exc_info=error)
     return problem(Kind.INTERNAL_ERROR, "The gateway failed. Send the event again with the same key.")
+
+
+async def nothing(scope: Scope, receive: Receive, send: Send) -> None:
+    """The application where there is nothing: the answer to whatever is no way in."""
+    await reply(send, problem(Kind.NOT_FOUND, "There is nothing at this path."))
 
 
 async def reply(send: Send, answer: Answer, *, close: bool = False) -> None:

@@ -7,7 +7,9 @@ import functools
 import logging
 import math
 import socket
+import ssl
 from collections.abc import Generator
+from typing import NamedTuple
 
 import uvicorn
 
@@ -24,11 +26,26 @@ class Server(uvicorn.Server):
         yield
 
 
-def make_server(app: App, settings: GatewaySettings, short_cut: ShortCut) -> Server:
+class Listeners(NamedTuple):
+    """The listening sockets. operators: None where one port serves all."""
+
+    public: socket.socket
+    operators: socket.socket | None = None
+
+    def close(self) -> None:
+        """Close them in this process."""
+        for listener in self:
+            if listener is not None:
+                listener.close()
+
+
+def make_server(app: App, settings: GatewaySettings, short_cut: ShortCut, tls: ssl.SSLContext | None = None) -> Server:
     """A server for this application. `serve(sockets=[...])` runs it until `should_exit` is set.
 
+    No header of a proxy is believed, because none is used: nothing here depends on who a request came from or under which name.
+
     Args:
-        short_cut: is offered small requests first.
+        short_cut: is offered small requests first. tls: None: plain HTTP.
     """
     # It logs every malformed request; those are counted and answered, and a stranger must not fill the log.
     logging.getLogger("uvicorn").setLevel(logging.ERROR)
@@ -54,6 +71,7 @@ def make_server(app: App, settings: GatewaySettings, short_cut: ShortCut) -> Ser
             proxy_headers=False,
             backlog=settings.gateway_backlog,
             timeout_keep_alive=math.ceil(settings.gateway_keep_alive),
+            ssl_context_factory=None if tls is None else lambda _, __: tls,
             timeout_graceful_shutdown=math.ceil(settings.gateway_drain_timeout),
         )
     )

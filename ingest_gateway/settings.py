@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -20,6 +21,18 @@ class GatewaySettings(RuntimeSettings):
     # --- where it listens
     gateway_host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 in a container.")
     gateway_port: Port = Field(8000, description="Port to listen on; 0 takes any free one and logs it.")
+    gateway_operator_port: Port = Field(
+        0,
+        description="Port of its own for /metrics, /healthz, /readyz, /docs, /openapi.json and events' statuses, which the "
+        "other port then refuses; 0: one port for all.",
+    )
+    gateway_operator_host: str = Field("127.0.0.1", description="Address of the operators' port.")
+    gateway_tls_certfile: Path | None = Field(
+        None,
+        description="Certificate chain (PEM) to serve both ports over TLS 1.2 or newer; read again when it changes. "
+        "Unset: plain HTTP.",
+    )
+    gateway_tls_keyfile: Path | None = Field(None, description="Key of the certificate (PEM), without a password.")
     gateway_processes: int = Field(1, ge=1, le=64, description="Processes that share the port.")
     gateway_backlog: int = Field(2048, ge=1, description="Connections the kernel keeps waiting to be accepted.")
     gateway_keep_alive: Seconds = Field(75.0, description="How long an idle connection is kept open.")
@@ -40,6 +53,14 @@ class GatewaySettings(RuntimeSettings):
     gateway_spread_sources: frozenset[str] = Field(
         frozenset(),
         description="JSON array of sources whose ordering_key chooses the partition; order breaks where this is switched.",
+    )
+
+    gateway_webhooks_file: Path | None = Field(
+        None, description="TOML file that declares webhooks, see README; read again when it changes. Unset: none."
+    )
+    gateway_api_keys_file: Path | None = Field(
+        None,
+        description="TOML file of the senders' API keys, see README; read again when it changes. Unset: nobody is asked.",
     )
 
     # --- batches of events in one request
@@ -65,6 +86,13 @@ class GatewaySettings(RuntimeSettings):
     )
     gateway_batch_size: int = Field(256, ge=1, le=5000, description="Most events of one micro-batch.")
     gateway_batches: int = Field(3, ge=1, le=64, description="Micro-batches in flight; each has its own connection.")
+
+    gateway_wait_longest: float = Field(
+        30.0, ge=0, description="Longest wait for an event's outcome that Prefer: wait=N is granted; 0: none."
+    )
+    gateway_waiters: int = Field(
+        256, ge=1, description="Requests of a process that may wait for an outcome; more are answered at once."
+    )
 
     # --- Kafka
     gateway_produce_timeout: Seconds = Field(
@@ -111,6 +139,12 @@ class GatewaySettings(RuntimeSettings):
             raise ValueError(
                 "GATEWAY_BULK_BYTES may be a quarter of GATEWAY_MAX_BYTES at most; lower the one or raise the other"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _key_and_certificate(self) -> Self:
+        if (self.gateway_tls_certfile is None) != (self.gateway_tls_keyfile is None):
+            raise ValueError("GATEWAY_TLS_CERTFILE and GATEWAY_TLS_KEYFILE need each other")
         return self
 
     @property

@@ -33,6 +33,7 @@ class Plain:
             and not head.has_attributes
             and head.idempotency_keys is None
             and head.content_encoding is None
+            and head.prefer is None
             and self._intake.hurries
         )
 

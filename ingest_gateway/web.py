@@ -16,20 +16,30 @@ from starlette.exceptions import HTTPException
 from ingest_gateway import docs_page, openapi
 from ingest_gateway.control import ScrapeFailed
 from ingest_gateway.events import EventStatus, StatusUnavailable
+from ingest_gateway.head import Head
 from ingest_gateway.health import Check, examine
 from ingest_gateway.metrics import version
-from ingest_gateway.problems import Answer, Kind, encoded, problem
+from ingest_gateway.problems import Answer, Kind, encoded, problem, rejected
+from ingest_gateway.senders import Identify
 from ingest_gateway.sums import CONTENT_TYPE
+from schemas.errors import Rejected
 from schemas.limits import Limits
 
 _RETRY = 2
 
 
-def web(status: EventStatus, checks: list[Check], scrape: Callable[[], Awaitable[bytes]], limits: Limits) -> FastAPI:
+def web(
+    status: EventStatus,
+    checks: list[Check],
+    scrape: Callable[[], Awaitable[bytes]],
+    limits: Limits,
+    identify: Identify | None = None,
+) -> FastAPI:
     """The application.
 
     Args:
         status: reads events. checks: what readiness needs. scrape: the metrics page. limits: shown in the description.
+        identify: who asks for an event, which is shown to those who may write its source; None: to everybody.
     """
     app = FastAPI(
         title="Plutus",
@@ -45,22 +55,30 @@ def web(status: EventStatus, checks: list[Check], scrape: Callable[[], Awaitable
         summary="What became of an event: RECEIVED, RETRYING, PROCESSED or FAILED.",
         responses={
             200: {"content": {"application/json": {"schema": _STATUS}}},
+            401: openapi.problem_response(Kind.UNAUTHENTICATED),
             404: openapi.problem_response(Kind.NOT_FOUND),
             503: openapi.problem_response(Kind.DATABASE_UNAVAILABLE, retry=True),
         },
     )
-    async def event(event_id: str) -> Response:
+    async def event(event_id: str, request: Request) -> Response:
+        found = None
         try:
-            found = await status.find(UUID(event_id))
+            grant = None if identify is None else identify(Head(request.scope["path"], request.scope["headers"]))
+            one = UUID(event_id)
+            found = (await status.find([one])).get(one)
         except ValueError:
-            found = None
+            pass
+        except Rejected as error:
+            return _response(rejected(error))
         except StatusUnavailable:
             return _response(
                 problem(Kind.DATABASE_UNAVAILABLE, "The status cannot be read now. Ask again.", retry_after=_RETRY)
             )
-        if found is None:
+        # Until a worker has stored it, its source is not known, and no more is told of it than that it is there.
+        hidden = found is not None and found.source is not None and grant is not None and not grant.covers(found.source)
+        if found is None or hidden:
             return _response(problem(Kind.NOT_FOUND, "No event with this id has been remembered."))
-        return _json(200, found)
+        return _json(200, found.status)
 
     @app.get("/docs", include_in_schema=False)
     async def documentation() -> Response:

@@ -158,6 +158,11 @@ class Service:
         return [json.loads(line) for line in lines if line.startswith("{")]
 
 
+def free_port() -> int:
+    """A port that nothing listens on, and that nobody else here is given."""
+    return _PORTS.take(0, "a port of a test")
+
+
 @asynccontextmanager
 async def worker_process(
     stack: Stack, database: str, topics: Topics, folder: Path, *, start: bool = True, **settings: str | float

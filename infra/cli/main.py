@@ -21,6 +21,7 @@ from infra.cli import (
     groups,
     handlers,
     kafka,
+    keys,
     migrate,
     offsets,
     output,
@@ -57,6 +58,7 @@ for _module in (
     topics,
     migrate,
     config,
+    keys,
     kafka,
 ):
     _module.register(app)

@@ -27,6 +27,8 @@ _SETUP_SECONDS = 120.0
 _PROBE_SECONDS = 2.0
 # What each program may take to stop, where the environment does not say: a little less than its share of our own time.
 _GRACE = {"GATEWAY_DRAIN_TIMEOUT": "4", "GATEWAY_FLUSH_TIMEOUT": "2", "WORKER_DRAIN": "7"}
+# What is for the edge of a network; here everything is asked on one port, by us too.
+_ONE_PLAIN_PORT = {"GATEWAY_OPERATOR_PORT": "", "GATEWAY_TLS_CERTFILE": "", "GATEWAY_TLS_KEYFILE": ""}
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "127.0.0.1"}  # noqa: S104 - translated, not bound
 
 
@@ -183,7 +185,7 @@ class System:
 
     def _gateway(self, port: int) -> HttpProgram:
         host = self._settings.gateway_host
-        environment = {**self._environment(), "GATEWAY_HOST": host, "GATEWAY_PORT": str(port)}
+        environment = {**self._environment(), **_ONE_PLAIN_PORT, "GATEWAY_HOST": host, "GATEWAY_PORT": str(port)}
         return HttpProgram(self._program("gateway", self._programs.gateway, environment), host, port)
 
     def _worker(self, number: int, port: int) -> HttpProgram:

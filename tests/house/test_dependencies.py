@@ -16,6 +16,7 @@ IMPORTED_AS = {
     "alembic": "alembic",
     "asyncpg": "asyncpg",
     "cramjam": "cramjam",
+    "cryptography": "cryptography",
     "fastapi": "fastapi",
     "httptools": "httptools",
     "msgspec": "msgspec",
@@ -45,6 +46,7 @@ IMPORTED_BY_TESTS_AS = {
     "pytest": "pytest",
     "ruamel-yaml": "ruamel.yaml",
     "schemathesis": "schemathesis",
+    "standardwebhooks": "standardwebhooks",
     "testcontainers": "testcontainers",
 }
 NOT_IMPORTED = {

@@ -33,6 +33,7 @@ CATCHES_ALL = {
 }
 WALL_CLOCK = {
     "infra.cli.checks:of_database": "the doctor compares this machine's clock with Postgres's",
+    "ingest_gateway.app:Gateway._ways_in": "how old a webhook's signature is, by the sender's clock, whatever our own is",
     "stream_worker.observe:Observer.settled": "the age of an event against the broker's append time, for a metric only",
 }
 SLEEPS_IN_TESTS = {

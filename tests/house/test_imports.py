@@ -51,6 +51,7 @@ KNOWN_BY: dict[str, set[str]] = {
     "fastapi": {"ingest_gateway.web", "infra.bench.peers"},
     "starlette": {"ingest_gateway.web"},
     "uvicorn": {"ingest_gateway.server", "ingest_gateway.http_protocol"},
+    "cryptography": {"ingest_gateway.signatures"},
     "opentelemetry": {"infra.runtime.telemetry", "ingest_gateway.intake", "stream_worker.observe"},
     "prometheus_client": {
         "ingest_gateway.metrics",
@@ -85,6 +86,8 @@ DECIDES = {
     "stream_worker.decide",
     "ingest_gateway.breaker",
     "ingest_gateway.outcomes",
+    "ingest_gateway.prefer",
+    "ingest_gateway.signatures",
     "infra.local.restarts",
     "infra.bench.bodies",
     "infra.bench.figures",

@@ -20,6 +20,7 @@ EXAMPLE = ROOT / ".example.env"
 READ_BY = {
     # Settings read it.
     "infra.runtime.settings": "NAME_FILE, the convention of secrets",
+    "infra.runtime.declared": "secrets whose names a file declares",
     "infra.local.settings": "XDG_CACHE_HOME, where caches belong",
     # These pass it on, or ask it what is no setting of ours.
     "infra.bench.ground": "children get our environment, with the addresses of servers that were named",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from typing import Any
+from uuid import UUID
 
 import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -14,6 +16,7 @@ from ingest_gateway import bulk
 from ingest_gateway.breaker import Breaker
 from ingest_gateway.bulk import Bulk
 from ingest_gateway.deferred import Deferred
+from ingest_gateway.events import Found
 from ingest_gateway.head import Head
 from ingest_gateway.intake import Intake, Receive
 from ingest_gateway.metrics import Metrics
@@ -22,6 +25,7 @@ from ingest_gateway.problems import Answer, Kind, problem
 from ingest_gateway.routes import BATCH, INGEST, Shell, single_or_batch
 from ingest_gateway.settings import GatewaySettings
 from ingest_gateway.single import single
+from ingest_gateway.waiting import Waiting
 from schemas.event import parse_envelope
 from schemas.registry import default
 from tests.fakes.gateway import MemoryKeys, MemoryLog, Steps
@@ -51,6 +55,7 @@ class Rig:
         held: bool = False,
         bytes_held: int = 1_000_000,
         wait: float = 30.0,
+        waiting: Waiting | None = None,
     ) -> None:
         steps = Steps(held=held)
         self.keys, self.log = MemoryKeys(steps), MemoryLog(steps)
@@ -61,7 +66,7 @@ class Rig:
         policy = Policy(100, 3, max_in_flight, 5.0, False)
         deferred = Deferred(self.keys, breaker, 10)
         self.pipeline = Pipeline(self.keys, self.log, deferred, breaker, policy, lambda: 0.0)
-        intake = Intake(self.pipeline, self.metrics, self.telemetry, default(strict=False).check)
+        intake = Intake(self.pipeline, self.metrics, self.telemetry, default(strict=False).check, waiting=waiting)
         batch = Bulk(BATCH, intake, SETTINGS.limits, bulk.Policy(2, bytes_held, wait), self.pipeline.refusal)
         ingest = single_or_batch(intake.endpoint(INGEST, single(SETTINGS.limits)), batch)
         self.shell = Shell({INGEST: ingest, BATCH: batch, "/crash": crash}, elsewhere, lambda: self.draining)
@@ -282,3 +287,50 @@ async def test_concurrent_requests_of_one_event_are_one_record() -> None:
 
 def test_a_problem_may_carry_more_members() -> None:
     assert json.loads(problem(Kind.NOT_FOUND, "No.", hint="yes").body)["hint"] == "yes"
+
+
+class Waits(Waiting):
+    """Those who wait, for events of whose outcome the test decides."""
+
+    def __init__(self, outcome: str | None, most: int = 10) -> None:
+        async def find(ids: Sequence[UUID]) -> dict[UUID, Found]:
+            status = {"status": outcome or "RECEIVED"}
+            return {one: Found("shop", {"event_id": str(one), **status}) for one in ids}
+
+        super().__init__(find, most, longest=1, interval=0)
+
+
+async def test_who_asks_to_wait_is_told_the_outcome() -> None:
+    prefer = ((b"prefer", b"wait=60"),)
+    rig = Rig(waiting=Waits("PROCESSED"))
+    for expected in (202, 200):
+        status, headers, document = await rig.call(envelope("shop", "a", 1), headers=prefer)
+        assert (status, headers[b"preference-applied"]) == (expected, b"wait=1")
+        assert document["outcome"] == {"event_id": document["event_id"], "status": "PROCESSED"}
+        assert document["status"] == ("accepted" if expected == 202 else "duplicate")
+        assert headers[b"location"].endswith(document["event_id"].encode())
+    # What is measured is how long it took to accept the event, not how long its sender chose to wait.
+    assert rig.count("accepted") == 1
+    assert b"preference-applied" not in (await rig.call(envelope("shop", "b", 1)))[1]
+    assert (await rig.call(envelope("shop", "a", 2), headers=prefer))[0] == 422
+
+
+async def test_an_outcome_that_takes_too_long_is_left_out() -> None:
+    answer = await Rig(waiting=Waits(None)).call(envelope("shop", "a", 1), headers=((b"prefer", b"wait=1"),))
+    assert (answer[0], answer[1][b"preference-applied"]) == (202, b"wait=1")
+    assert "outcome" not in answer[2]
+
+
+@pytest.mark.parametrize("prefer", [b"wait=0", b"wait=x", b"return=minimal", b""])
+async def test_no_wish_or_one_that_is_not_understood_changes_nothing(prefer: bytes) -> None:
+    answer = await Rig(waiting=Waits("PROCESSED")).call(envelope("shop", "a", 1), headers=((b"prefer", prefer),))
+    assert b"preference-applied" not in answer[1]
+    assert answer[2].keys() == {"event_id", "status"}
+
+
+async def test_without_room_to_wait_the_answer_comes_at_once() -> None:
+    full, closed = Waits("PROCESSED", most=0), Waits("PROCESSED")
+    closed.close()
+    for waiting in (full, closed, None):
+        answer = await Rig(waiting=waiting).call(envelope("shop", "a", 1), headers=((b"prefer", b"wait=60"),))
+        assert (answer[0], answer[2].keys()) == (202, {"event_id", "status"})
