@@ -41,6 +41,7 @@ async def test_skipping_forwards_is_said_to_both_and_audited(
         shown = (await plutus("offsets", "show", "--json", env=env)).rows[0]
         assert {shown[name] for name in ("committed", "next_offset", "start")} == {8}
         job = await db.fetchrow("SELECT kind, status, request FROM replay_jobs")
+        assert job is not None
         assert (job["kind"], job["status"], json.loads(job["request"])["partitions"]) == ("skip", "done", told)
 
         await worker.start(ready=False)
