@@ -2,8 +2,10 @@
 
 PYTHON ?= python3
 ARGS ?=
-# Tests run side by side, each process with services of its own; what is marked alone (pyproject.toml) does not.
+# Tests run side by side, each process with services of its own; what is marked slow (pyproject.toml) runs alone.
 JOBS ?= 3
+# Hundreds of processes are started; compiling the sources anew for each is a sixth of their start.
+unexport PYTHONDONTWRITEBYTECODE
 BIN := .venv/bin
 READY := .venv/.ready
 
@@ -25,9 +27,11 @@ bench-gateway: $(READY) ## Measure the gateway and its peers, for example: make 
 bench-worker: $(READY) ## Measure the worker and its peers, for example: make bench-worker ARGS="--only drain --rounds 5"
 	@$(BIN)/python -m infra.bench worker $(ARGS)
 
-test: check ## Check, then run every test on real Kafka and Postgres
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not alone" $(ARGS)
-	$(BIN)/python -m pytest -m alone $(ARGS)
+test: check ## Check, then run the tests on real Kafka and Postgres, side by side
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow" $(ARGS)
+
+test-slow: $(READY) ## The tests that take long or need the machine for themselves: demo, kill -9, README, local mode
+	$(BIN)/python -m pytest -m slow $(ARGS)
 
 test-containers: $(READY) ## Build the images and run the whole compose file, where a Docker API answers
 	PLUTUS_CONTAINERS=required $(BIN)/python -m pytest tests/integration/test_containers_run.py $(ARGS)

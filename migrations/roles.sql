@@ -76,7 +76,7 @@ GRANT SELECT ON public.event_keys TO plutus_gateway;
 GRANT INSERT (event_id, fingerprint, "partition", record_offset) ON public.event_keys TO plutus_gateway;
 
 -- GET /api/v1/events/{id}: how the event stands, without its payload.
-GRANT SELECT (event_id, received_at, status, processed_at, attempts, handled_by) ON public.events TO plutus_gateway;
+GRANT SELECT (event_id, source, received_at, status, processed_at, attempts, handled_by) ON public.events TO plutus_gateway;
 GRANT SELECT (event_id, reason, step, attempts, status, first_at, last_at, next_at) ON public.failures
     TO plutus_gateway;
 

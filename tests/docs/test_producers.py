@@ -23,6 +23,8 @@ from tests.harness import consume
 from tests.stack import ROOT, Stack, Topics
 from tests.unchecked import not_checked, tool
 
+pytestmark = pytest.mark.slow
+
 GUIDE = ROOT / "infra/docs/producers.md"
 FRANZ_GO = "v1.19.5"
 _SECONDS = 150.0

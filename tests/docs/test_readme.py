@@ -23,6 +23,8 @@ from tests.harness import connected, consume, envelope, eventually, is_drained, 
 from tests.stack import ROOT, Stack, Topics
 from tests.unchecked import not_checked, tool
 
+pytestmark = pytest.mark.slow
+
 _PATIENCE = 30.0
 # May be asked again until the system has come so far; everything else is done once.
 _QUESTIONS = (

@@ -17,6 +17,8 @@ from tests.example_load import MAKERS, Sent, actual, differences, distinct, expe
 from tests.harness import Service, connected, consume, eventually, is_drained, produce, worker_process
 from tests.stack import Stack
 
+pytestmark = pytest.mark.slow
+
 PARTITIONS = 4
 SOURCES = 3
 EVENTS = 150

@@ -22,7 +22,8 @@ import pytest
 from infra.local.ports import Ports
 from tests.stack import ROOT
 
-pytestmark = pytest.mark.timeout(420)
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
 
 _PLUTUS = (sys.executable, "-m", "infra.cli.main")
 _START = 90.0

@@ -9,7 +9,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.stack import ROOT, Stack
+
+pytestmark = pytest.mark.slow
 
 SECONDS = 110.0
 PEERS = "PLUTUS_BENCH_PEERS"

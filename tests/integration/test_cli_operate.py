@@ -20,6 +20,8 @@ from tests.cli_kit import Ran, environment, plutus
 from tests.harness import Service, connected, envelope, eventually, gateway_process, produce, worker_process
 from tests.stack import Stack, Topics
 
+pytestmark = pytest.mark.slow
+
 SECRET = "canary-7f3a"
 HANDLERS = "tests.integration.cli_handlers"
 _PARTITIONS = 3

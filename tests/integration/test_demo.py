@@ -18,6 +18,8 @@ from tests.cli_kit import environment, plutus
 from tests.harness import eventually, gateway_process, worker_process
 from tests.stack import ROOT, Stack, Topics
 
+pytestmark = pytest.mark.slow
+
 SECONDS = 200.0
 QUAKES = 1707
 

@@ -24,6 +24,8 @@ from tests.own_stack import OwnStack, own_stack
 from tests.stack import Stack, Topics
 from tests.tcp_proxy import TcpProxy
 
+pytestmark = pytest.mark.slow
+
 FAST: dict[str, Any] = {"BREAKER_FAILURES": 2, "BREAKER_PAUSE": 0.3, "GATEWAY_LAME_DUCK": 0}
 
 

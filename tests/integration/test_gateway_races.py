@@ -13,11 +13,14 @@ from typing import Any
 from uuid import UUID
 
 import httpx
+import pytest
 
 from schemas.event import parse_envelope
 from tests.gateway_kit import Line, post, request
 from tests.harness import Service, connected, consume, envelope, eventually, gateway_process, is_drained, worker_process
 from tests.stack import Stack, Topics
+
+pytestmark = pytest.mark.slow
 
 TWO: dict[str, Any] = {"GATEWAY_PROCESSES": 2, "GATEWAY_LOOK_TIMEOUT": 5, "GATEWAY_REMEMBER_TIMEOUT": 5}
 

@@ -18,6 +18,8 @@ from tests.gateway_kit import INGEST
 from tests.harness import Service, gateway_process
 from tests.stack import ROOT, Stack
 
+pytestmark = pytest.mark.slow
+
 SECONDS = 240.0
 SEED = 20261127
 EXAMPLES = 8

@@ -7,10 +7,14 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from infra.runtime.producer import Record
 from tests.conftest import MakeTopics
 from tests.harness import Service, connected, envelope, eventually, is_drained, produce, worker_process
 from tests.stack import Stack, Topics
+
+pytestmark = pytest.mark.slow
 
 HANDLERS = "tests.effect_handlers"
 _FEED = 50

@@ -14,6 +14,8 @@ from infra.local.jars import Jars
 from infra.local.settings import LocalSettings
 from tests.stack import ROOT, Stack, Topics
 
+pytestmark = pytest.mark.slow
+
 SECONDS = 60
 
 

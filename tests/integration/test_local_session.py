@@ -15,6 +15,8 @@ import pytest
 from infra.local.home import children_of
 from tests.stack import ROOT
 
+pytestmark = pytest.mark.slow
+
 SECONDS = 60.0
 SCRIPT = """
 import time

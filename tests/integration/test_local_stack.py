@@ -20,6 +20,8 @@ from infra.local.stack import LocalStack
 from tests import stack as real
 from tests.stack import Stack
 
+pytestmark = pytest.mark.slow
+
 SECRET = "a-payload-nobody-may-read"
 
 

@@ -22,6 +22,8 @@ from infra.local import coordinator
 from infra.local.home import Home, children_of, is_running
 from tests.stack import ROOT
 
+pytestmark = pytest.mark.slow
+
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
 

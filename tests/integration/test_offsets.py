@@ -13,6 +13,8 @@ from tests.conftest import MakeTopics
 from tests.harness import connected, envelope, eventually, is_drained, produce, worker_process
 from tests.stack import Stack
 
+pytestmark = pytest.mark.slow
+
 
 def event(n: int) -> Record:
     return Record(b"s", envelope("s", f"k{n}", {}, type="effect"))

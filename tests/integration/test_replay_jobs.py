@@ -40,6 +40,8 @@ from tests.harness import (
 )
 from tests.stack import ROOT, Stack, Topics
 
+pytestmark = pytest.mark.slow
+
 HANDLERS = "tests.integration.cli_handlers"
 SECRET = "canary-91c4"
 COUNT = 40

@@ -15,6 +15,8 @@ from tests.cli_kit import environment, plutus
 from tests.harness import connected, consume, envelope, eventually, is_drained, produce, worker_process
 from tests.stack import Stack, Topics
 
+pytestmark = pytest.mark.slow
+
 HANDLERS = "tests.integration.cli_handlers"
 BINARY = Record(b"\xff\x00", b"\x00\xfe", [("h", b"\xff"), ("none", None), ("text", b"a"), ("nul", b"\x00")])
 

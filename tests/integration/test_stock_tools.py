@@ -31,6 +31,8 @@ from tests.harness import (
 from tests.stack import ROOT, Stack, Topics
 from tests.unchecked import tool
 
+pytestmark = pytest.mark.slow
+
 GUIDE = ROOT / "infra/docs/stock-tools.md"
 LIMIT = 3
 _SECONDS = 60.0

@@ -25,6 +25,8 @@ from tests.harness import eventually
 from tests.stack import ROOT, Stack, Topics
 from tests.worker_kit import Log, effects, envelope, make_effects, note, registry_of, rows, settle
 
+pytestmark = pytest.mark.slow
+
 MODULE = "tests.integration.stored_handlers"
 
 
