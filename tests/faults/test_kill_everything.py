@@ -22,7 +22,6 @@ import pytest
 from infra.local.ports import Ports
 from tests.stack import ROOT
 
-
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
 
 _PLUTUS = (sys.executable, "-m", "infra.cli.main")
