@@ -9,12 +9,14 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
+from infra.runtime.topics import longer_than
 from schemas.errors import Permanent
 from schemas.event import Event
 from stream_worker.app import NotSo, refuse_short_window
 from stream_worker.outcomes import Duplicate, Stored
 from stream_worker.settings import WorkerSettings
 from stream_worker.window import forget_old_keys
+from tests.harness import eventually
 from tests.stack import Stack, Topics
 from tests.worker_kit import (
     Log,
@@ -134,6 +136,12 @@ async def test_11_a_window_shorter_than_a_topic_keeps_its_records_is_refused(
     )
     if dlq_days is not None:
         await _keep(stack, topics.dlq, dlq_days)
+
+        async def known() -> bool:
+            # The controller has the new retention; the broker hears of it a moment later.
+            return f"topic {topics.dlq} keeps its records for ever" not in await longer_than(settings, 1)
+
+        await eventually(known)
     if not refused:
         await refuse_short_window(settings)
         return
