@@ -179,27 +179,33 @@ class Runner:
         if handler is None:
             run.outcomes.update(dict.fromkeys([task.position for task in chunk], _UNHANDLED))
             return True
-        if not run.careful and len(chunk) > 1 and await self._whole(run.tx, handler, chunk):
-            run.outcomes.update(dict.fromkeys([task.position for task in chunk], Stored(handler.name)))
-            run.breaker.well(len(chunk))
-            return True
-        return await self._one_by_one(run, handler, chunk)
+        done = 0 if run.careful or len(chunk) == 1 else await self._together(run, handler, chunk)
+        if not done:
+            return await self._one_by_one(run, handler, chunk)
+        run.outcomes.update(dict.fromkeys([task.position for task in chunk[:done]], Stored(handler.name)))
+        run.breaker.well(done)
+        return done == len(chunk)
 
-    async def _whole(self, tx: asyncpg.Connection, handler: Handler, chunk: list[Task]) -> bool:
-        """Run the chunk under one savepoint; False: undone, run it event by event."""
-        await tx.execute("SAVEPOINT plutus_chunk")
+    async def _together(self, run: _Run, handler: Handler, chunk: list[Task]) -> int:
+        """Run the chunk under one savepoint, up to the end of the budget; returns how many ran. 0: undone, run it event by
+        event."""
+        done = 0
+        await run.tx.execute("SAVEPOINT plutus_chunk")
         try:
-            for events in [[task.event for task in chunk]] if handler.batch else [[task.event] for task in chunk]:
+            for tasks in [chunk] if handler.batch else [[task] for task in chunk]:
+                if done and asyncio.get_running_loop().time() > run.end:
+                    break
                 async with asyncio.timeout(handler.timeout or self.timeout):
-                    await handler.invoke(events, tx)
-                _still_inside(tx, None)  # or the next handler would write outside any transaction
-            await tx.execute("RELEASE SAVEPOINT plutus_chunk")
+                    await handler.invoke([task.event for task in tasks], run.tx)
+                _still_inside(run.tx, None)  # or the next handler would write outside any transaction
+                done += len(tasks)
+            await run.tx.execute("RELEASE SAVEPOINT plutus_chunk")
         except BaseException as error:
             _reraise_own_cancel(error)
-            await _undo(tx, error, None)
+            await _undo(run.tx, error, None)
             _hold_on_conflict(error)
-            return False
-        return True
+            return 0
+        return done
 
     async def _one_by_one(self, run: _Run, handler: Handler, chunk: list[Task]) -> bool:
         """False: the batch is cut within this chunk."""

@@ -192,6 +192,24 @@ async def test_18_the_budget_cuts_the_batch(db: asyncpg.Connection) -> None:
     assert await db.fetchval("SELECT count(*) FROM event_keys WHERE state = 'stored'") == result.next_offset
 
 
+async def test_18_the_budget_cuts_neighbours_of_one_handler_too(db: asyncpg.Connection) -> None:
+    """They share a savepoint, and would else keep the transaction open for as long as all of them take."""
+    ran: list[str] = []
+
+    async def slow(event: Event, tx: asyncpg.Connection) -> None:
+        ran.append(event.idempotency_key)
+        await tx.execute("SELECT pg_sleep(0.06)")
+
+    log = Log()
+    items = [log.append(envelope(f"k{number}")) for number in range(20)]
+    result = await settle(db, items, processor(registry_of(slow), budget=0.1))
+    settled = [item.offset for item, outcome in result.outcomes if outcome == Stored("slow")]
+    assert settled == list(range(len(ran)))
+    assert 1 <= len(ran) < 20
+    assert result.next_offset == len(ran)
+    assert await db.fetchval("SELECT count(*) FROM events") == len(ran)
+
+
 async def test_mixed_types_reach_a_batch_handler_in_large_calls(db: asyncpg.Connection) -> None:
     calls: list[int] = []
 
