@@ -11,6 +11,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import pytest
+from opentelemetry.instrumentation.aiokafka import AIOKafkaInstrumentor
 
 from tests import stack as real
 from tests.stack import Stack, Topics
@@ -18,6 +19,14 @@ from tests.stack import Stack, Topics
 _PARTITIONS = 3
 
 MakeTopics = Callable[[int], Awaitable[Topics]]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def clients_as_they_are() -> Iterator[None]:
+    """Tracing that a module switched on would go on in the Kafka clients of the next one of its process."""
+    yield
+    if AIOKafkaInstrumentor().is_instrumented_by_opentelemetry:
+        AIOKafkaInstrumentor().uninstrument()
 
 
 @pytest.fixture(scope="session")
