@@ -201,8 +201,7 @@ class Intake:
             event, wire, parent = read(head, body)
             self._check(event)
         except Rejected as error:
-            self._metrics.count_rejected(error.reason, self._clock() - began)
-            reply(rejected(error))
+            reply(self.rejected(error, began))
             return
 
         def settled(outcome: Outcome) -> None:
