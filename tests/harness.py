@@ -297,7 +297,7 @@ async def is_drained(stack: Stack, topics: Topics, group: str) -> bool:
 
 async def end_offsets(stack: Stack, topic: str) -> dict[TopicPartition, int]:
     """The next offset of each partition."""
-    async with AIOKafkaConsumer(bootstrap_servers=stack.bootstrap) as consumer:
+    async with asyncio.timeout(_KAFKA_SECONDS), AIOKafkaConsumer(bootstrap_servers=stack.bootstrap) as consumer:
         return dict(await consumer.end_offsets(await _partitions(consumer, topic)))
 
 
@@ -313,6 +313,9 @@ async def committed_offsets(stack: Stack, group: str) -> dict[TopicPartition, in
 
 
 async def _partitions(consumer: AIOKafkaConsumer, topic: str) -> list[TopicPartition]:
-    # `partitions_for_topic` only knows topics that the client was told of.
+    # `partitions_for_topic` only knows topics that the client was told of; a broker that has just come back may answer
+    # once that it knows no leader of any of them, and the client asks again by itself only for what it has assigned.
     await consumer._client.add_topic(topic)
-    return [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic) or ())]
+    while not (numbers := consumer.partitions_for_topic(topic)):
+        await consumer._client.force_metadata_update()
+    return [TopicPartition(topic, number) for number in sorted(numbers)]
