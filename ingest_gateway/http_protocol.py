@@ -6,7 +6,7 @@
     head over its bytes or headers     431, closed; 414 where it is the target
     trailers, padded chunks            400, closed; nothing of it reaches the application
     answers not read in time           closed
-    no room for an unfinished body     429, closed; what came in one piece needs none
+    no room for an unfinished request  429, closed; what came in one piece needs none
 
 A request that is refused here is answered after those that were sent before it on the connection: a client would take the
 refusal for the answer to the first one. A timer exists only while a request is incomplete after what was read, so a request
@@ -26,9 +26,12 @@ import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from infra.runtime import log
 from ingest_gateway.head import Head, read_head
 from ingest_gateway.problems import Answer, Kind, problem
 from schemas.errors import Rejected
+
+_LOG = log.get(__name__)
 
 
 class ConnectionLimits(NamedTuple):
@@ -43,7 +46,7 @@ class ConnectionLimits(NamedTuple):
 
 
 class Room:
-    """The bytes of unfinished bodies, of all connections of a process, and how many there may be."""
+    """The bytes of unfinished requests, of all connections of a process, and how many there may be."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -77,7 +80,7 @@ class _Trailer(Exception):
 
 
 _ROOM_AGAIN = 1
-"""Seconds after which unfinished bodies are worth another try: most take milliseconds."""
+"""Seconds after which unfinished requests are worth another try: most take milliseconds."""
 _REQUEST_LINE = 24
 """Bytes of a request's first line and last line break beside its target."""
 _HEADER_LINE = 4
@@ -97,6 +100,7 @@ class OneWriteCycle(RequestResponseCycle):
     def reply(self, answer: Answer, close: bool) -> None:
         """The whole answer of a short cut, which may come after the client has gone."""
         if self.disconnected:
+            _tell_gone(answer.status)
             return
         if close:
             self.keep_alive = False
@@ -115,6 +119,7 @@ class OneWriteCycle(RequestResponseCycle):
         if self.flow.write_paused and not self.disconnected:
             await self.flow.drain()
         if self.disconnected:
+            _tell_gone(start["status"])
             return
         self._write(start["status"], start["headers"], message.get("body", b""))
 
@@ -134,6 +139,11 @@ class OneWriteCycle(RequestResponseCycle):
         if not self.keep_alive:
             self.transport.close()
         self.on_response()
+
+
+def _tell_gone(status: int) -> None:
+    # Its sender does not know what became of it and will send it again; the line explains that duplicate.
+    _LOG.info("A client left before its answer.", action="client_gone", status=status)
 
 
 class _NobodyWaits:
@@ -161,7 +171,6 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._timer: TimerHandle | None = None
         self._unread: TimerHandle | None = None
         self._before: RequestResponseCycle | None = None
-        self._begun = False
         self._ended = False
         self._head_bytes = 0
         self._unfinished = 0
@@ -202,12 +211,14 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             return
         # The callbacks take off what they are told; what is left is framing, or a header that is not complete yet.
         self._untold = len(data)
-        self._begun = self._ended = False
+        self._ended = False
         super().data_received(data)
         if self._untold > 0:
             self._count_untold()
         if self._phase is _Phase.BODY:
             self._hold(0 if self.cycle.response_complete else self._body)
+        elif self._phase is _Phase.HEAD:
+            self._hold(self._head_bytes + self._unfinished)
         elif self._held:
             self._hold(0)
         if self._phase is not self._timed:
@@ -225,12 +236,11 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._held = count
         if count and self._room.used > self._room.size:
             answer = problem(Kind.OVERLOADED, "Send it again after the time given.", retry_after=_ROOM_AGAIN)
-            self._refuse(answer, self.cycle)
+            self._refuse(answer, self.cycle if self._phase is _Phase.BODY else None)
 
     def _count_untold(self) -> None:
         if self._phase is _Phase.HEAD:
-            if self._begun:
-                return
+            # In the read that began it, this counts padding of the request before it too: its sender's own doing.
             self._unfinished += self._untold
             if self._head_bytes + self._unfinished > self._limits.head_bytes:
                 self._too_large = True
@@ -254,7 +264,6 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._phase = _Phase.HEAD
-        self._begun = True
         self._head_bytes = self._unfinished = self._padding = self._body = 0
         self._untold -= _REQUEST_LINE
 

@@ -41,7 +41,8 @@ class GatewaySettings(RuntimeSettings):
     gateway_head_timeout: Seconds = Field(5.0, description="How long a request's head may take.")
     gateway_body_timeout: Seconds = Field(15.0, description="How long a request's body may take.")
     gateway_read_timeout: Seconds = Field(10.0, description="How long an answer may wait for its client to read.")
-    gateway_head_bytes: int = Field(16 * 1024, ge=1024, description="Largest head of a request, or target alone.")
+    # Proxies stamp heads with tracing baggage of up to 64 kB, which is theirs to send and costs nobody an event.
+    gateway_head_bytes: int = Field(96 * 1024, ge=1024, description="Largest head of a request, or target alone.")
     gateway_headers: int = Field(64, ge=8, description="Most headers of a request.")
 
     # --- what it takes

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from ingest_gateway.head import Head
 from ingest_gateway.problems import Answer
@@ -85,6 +86,11 @@ class Site:
         """Open ones."""
         return len(self.server.server_state.connections)
 
+    @property
+    def held(self) -> int:
+        """Bytes of unfinished requests."""
+        return max((one._room.used for one in self.server.server_state.connections), default=0)
+
 
 @asynccontextmanager
 async def serving(**settings: Any) -> AsyncIterator[Site]:
@@ -151,8 +157,8 @@ async def test_a_head_in_many_packets_is_counted_once() -> None:
     async with serving(gateway_head_bytes=4096) as site, line_to(site) as line:
         head = request(b"", "X: " + "y" * 3_000, "Z: " + "z" * 700)
         for at in range(0, len(head), 300):
+            await eventually(lambda at=at: at == 0 or site.held > at - 100)
             await line.send(head[at : at + 300])
-            await asyncio.sleep(0)
         assert (await line.hear(1)).answers[0].status == 200
 
 
@@ -193,6 +199,27 @@ async def test_unfinished_bodies_share_a_room_and_whole_ones_need_none() -> None
             assert (await first.hear(1)).answers[0].body == b"%d" % room
             await third.send(request(b"x" * (room - 1_000), length=room))
             await third.send(b"x" * 1_000)
+            assert (await third.hear(1)).answers[0].status == 200, "the room is given back"
+
+
+async def test_unfinished_heads_share_that_room() -> None:
+    settings = {"gateway_max_bytes": 1024 * 1024, "gateway_bulk_bytes": 1024, "gateway_head_timeout": 30}
+    async with (
+        serving(**settings, gateway_head_bytes=200 * 1024) as site,
+        line_to(site) as first,
+        line_to(site) as second,
+    ):
+        long = request(b"x", "X: " + "y" * 150_000)
+        await first.send(long[:140_000])
+        await eventually(lambda: site.held > 139_000)
+        await second.send(long[:140_000])
+        heard = await second.hear(1)
+        assert (heard.answers[0].status, heard.answers[0].closed) == (429, True)
+        await first.send(long[140_000:])
+        assert (await first.hear(1)).answers[0].body == b"1"
+        async with line_to(site) as third:
+            await third.send(long[:140_000])
+            await third.send(long[140_000:])
             assert (await third.hear(1)).answers[0].status == 200, "the room is given back"
 
 
@@ -280,3 +307,18 @@ async def test_a_stop_waits_for_what_was_served() -> None:
         asyncio.get_running_loop().call_later(0.3, site.aside.reply)
         heard = await line.hear(1)
         assert (heard.answers[0].status, heard.answers[0].closed) == (202, True)
+
+
+@pytest.mark.parametrize("target", ["/aside", "/hold"])
+async def test_an_answer_to_nobody_is_told_to_the_log(target: str) -> None:
+    """Row 27 of the bad-input catalogue: what was sent is on its way, and its sender does not know."""
+    async with serving() as site:
+        async with line_to(site) as line:
+            await line.send(request(b"left", target=target))
+            await eventually(lambda: site.aside.served + len(site.app.heard) == 1)
+        await eventually(lambda: site.connections == 0)
+        with capture_logs() as lines:
+            if target == "/aside":
+                site.aside.reply()
+            site.app.go.set()
+            await eventually(lambda: [line["action"] for line in lines] == ["client_gone"])
