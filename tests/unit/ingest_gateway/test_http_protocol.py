@@ -157,7 +157,7 @@ async def test_a_head_in_many_packets_is_counted_once() -> None:
     async with serving(gateway_head_bytes=4096) as site, line_to(site) as line:
         head = request(b"", "X: " + "y" * 3_000, "Z: " + "z" * 700)
         for at in range(0, len(head), 300):
-            await eventually(lambda at=at: at == 0 or site.held > at - 100)
+            await eventually(lambda at=at: at == 0 or site.held > at - 400)
             await line.send(head[at : at + 300])
         assert (await line.hear(1)).answers[0].status == 200
 
