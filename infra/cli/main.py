@@ -31,7 +31,7 @@ from infra.cli import (
     up,
 )
 from infra.cli.output import Failure, Problem
-from infra.local.errors import LocalError
+from infra.local.errors import LocalError, NothingRuns
 
 app = typer.Typer(
     name="plutus",
@@ -68,6 +68,9 @@ def run() -> None:
     """Entry point: an error of this machine is one line, not a traceback."""
     try:
         app(prog_name="plutus")
+    except NothingRuns as error:
+        output.tell(Failure(str(error), problem=Problem.LOCAL))
+        raise SystemExit(output.UNREACHABLE) from None
     except LocalError as error:
         output.tell(Failure(str(error), problem=Problem.LOCAL))
         raise SystemExit(output.FAILED) from None

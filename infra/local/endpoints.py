@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from infra.local.errors import LocalError
+from infra.local.errors import LocalError, NothingRuns
 from infra.local.home import is_running
 
 FILE = "endpoints.json"
@@ -77,10 +77,10 @@ def of_running(home: Path) -> Endpoints:
     """The addresses of the system that runs in that folder now.
 
     Raises:
-        LocalError: none runs there, or it is not ready yet.
+        NothingRuns: none runs there. LocalError: it is not ready yet.
     """
     if not is_running(home):
-        raise LocalError(f"No system runs in {home}. Start one with `plutus up`, or name its folder with PLUTUS_HOME.")
+        raise NothingRuns(f"No system runs in {home}. Start one with `plutus up`, or name its folder with PLUTUS_HOME.")
     return read(home / FILE)
 
 

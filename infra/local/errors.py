@@ -1,4 +1,4 @@
-"""The one error of the local mode."""
+"""The errors of the local mode."""
 
 from __future__ import annotations
 
@@ -8,3 +8,7 @@ class LocalError(Exception):
 
     The message is for a person: what happened, and what to do about it. The command line prints it without a traceback.
     """
+
+
+class NothingRuns(LocalError):
+    """There is no running system in the folder that was named."""

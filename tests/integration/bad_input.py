@@ -411,7 +411,7 @@ def _github(digest: str) -> bytes:
 def _senders() -> list[Case]:
     unknown, forged, malformed = "unauthenticated", "bad_signature", "malformed_json"
     other = hmac.digest(SECRET.encode(), b"another body", "sha256").hex()
-    asked = {"www-authenticate": 'Bearer realm="plutus"'}
+    asked: dict[str, Any] = {"www-authenticate": 'Bearer realm="plutus"'}
     return [
         *[
             refused(49, what, headed(*headers), 401, unknown, **asked)

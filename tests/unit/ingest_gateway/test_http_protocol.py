@@ -157,7 +157,7 @@ async def test_a_head_in_many_packets_is_counted_once() -> None:
     async with serving(gateway_head_bytes=8192) as site, line_to(site) as line:
         head = request(b"", "X: " + "y" * 3_000, "Z: " + "z" * 4_000)
         for at in range(0, len(head), 300):
-            await eventually(lambda at=at: at == 0 or site.held > at - 1_000)
+            await eventually(lambda at=at: at == 0 or site.held > at - 1_000)  # type: ignore[misc]
             await line.send(head[at : at + 300])
         assert (await line.hear(1)).answers[0].status == 200
 

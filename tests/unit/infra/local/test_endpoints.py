@@ -10,7 +10,7 @@ import pytest
 
 from infra.local import endpoints
 from infra.local.endpoints import Endpoints
-from infra.local.errors import LocalError
+from infra.local.errors import LocalError, NothingRuns
 from infra.local.home import Home
 
 SAMPLE = Endpoints(
@@ -35,11 +35,11 @@ def test_the_file_has_the_five_members_and_is_its_owners(tmp_path: Path) -> None
 
 def test_a_file_without_its_system_is_not_believed(tmp_path: Path) -> None:
     SAMPLE.write(tmp_path)
-    with pytest.raises(LocalError, match="No system runs in"):
+    with pytest.raises(NothingRuns, match="No system runs in"):
         endpoints.of_running(tmp_path)
     with Home(tmp_path, print):
         assert endpoints.of_running(tmp_path) == SAMPLE
-    with pytest.raises(LocalError, match="No system runs in"):
+    with pytest.raises(NothingRuns, match="No system runs in"):
         endpoints.of_running(tmp_path)
 
 
