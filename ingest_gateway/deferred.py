@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Final
 
 from infra.runtime import log
@@ -20,6 +21,7 @@ _LOG = log.get(__name__)
 _CHUNK: Final = 500
 _SHORTEST: Final = 0.05
 _LONGEST: Final = 2.0
+_TRIES: Final = 3
 
 
 class Deferred:
@@ -82,11 +84,15 @@ class Deferred:
 
     async def flush(self) -> None:
         """Remember what is left, as far as the store lets; for a process that stops. The caller sets the deadline."""
-        try:
-            while self._keys and await self._remember(_CHUNK):
-                pass
-        except StoreBusy:
-            pass
+        failed = 0
+        with suppress(StoreBusy):
+            while self._keys and failed < _TRIES:
+                if await self._remember(_CHUNK):
+                    failed = 0
+                else:
+                    # The first may only have found out that a connection from before an outage is dead.
+                    failed += 1
+                    await self._sleep(_SHORTEST)
         if self._keys:
             _LOG.warning("Keys were not remembered before the stop.", action="deferred_lost", count=len(self._keys))
 

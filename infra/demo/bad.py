@@ -49,7 +49,8 @@ def poison(prefix: str = "") -> list[Poison]:
     deep = f'"source":"{SOURCE}","schema_version":"1.0","idempotency_key":"{prefix}deep","payload":{_NESTED}'
     values: tuple[tuple[str, bytes | None, Reason], ...] = (
         ("no value", None, Reason.NULL_VALUE),
-        ("not JSON", f"{prefix}not JSON".encode(), Reason.MALFORMED_JSON),
+        # The prefix behind it: a random one may begin with what reads as a number.
+        ("not JSON", f"not JSON {prefix}".encode(), Reason.MALFORMED_JSON),
         ("not an object", f'["{prefix}"]'.encode(), Reason.NOT_OBJECT),
         ("no idempotency key", f"{{{named}}}".encode(), Reason.BAD_ID),
         ("nested too deeply", f"{{{deep}}}".encode(), Reason.TOO_DEEP),

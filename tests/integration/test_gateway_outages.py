@@ -127,7 +127,7 @@ async def test_a_slow_postgres_costs_one_look_up_and_then_nothing(place: Place) 
     there = urlsplit(place.database)
     async with TcpProxy.before(there.hostname or "", there.port or 0) as slow:
         through = there._replace(netloc=f"{there.username}:{there.password}@127.0.0.1:{slow.port}").geturl()
-        async with place._replace(database=through).gateway(BREAKER_PAUSE=60) as gateway:
+        async with place._replace(database=through).gateway(BREAKER_PAUSE=60, GATEWAY_REMEMBER_TIMEOUT=1.5) as gateway:
             assert (await post(gateway, "before")).status_code == 202
             slow.delay = 2.0
             await accept_deferred(gateway, ["opens-1", "opens-2"])

@@ -118,4 +118,18 @@ async def test_flush_writes_what_it_can() -> None:
     rig.keys.down = True
     rig.deferred.add([key("a")])
     await rig.deferred.flush()
-    assert rig.deferred.waiting == 1
+    assert (rig.deferred.waiting, len(rig.pauses)) == (1, 3)
+
+
+async def test_flush_does_not_believe_the_first_failure() -> None:
+    """The connection may be one from before an outage, which is over."""
+    rig = Rig()
+
+    async def mend(_: float) -> None:
+        rig.keys.down = False
+
+    rig.keys.down = True
+    deferred = Deferred(rig.keys, rig.breaker, 10, mend)
+    deferred.add([key("a")])
+    await deferred.flush()
+    assert deferred.waiting == 0
