@@ -2,9 +2,13 @@
 -- deadlock (interleaving 14).
 
 -- name: read_keys
--- What is known of these ids. A join, because ANY would read the text again for each row of a scan.
-SELECT event_id, fingerprint, state
-FROM unnest($1::text::uuid[]) AS given (event_id) JOIN event_keys USING (event_id);
+-- What is known of these ids. LIMIT leaves the planner nothing but the index for each id: with a join it reads the whole table
+-- each time while its statistics are those of an empty one.
+SELECT given.event_id, known.fingerprint, known.state
+FROM unnest($1::text::uuid[]) AS given (event_id)
+CROSS JOIN LATERAL (
+    SELECT fingerprint, state FROM event_keys WHERE event_keys.event_id = given.event_id LIMIT 1
+) AS known;
 
 -- name: failed_coordinates
 -- Which records of this stretch of a partition already have a failures row.
@@ -28,7 +32,7 @@ GROUP BY reason, content_hash;
 INSERT INTO event_keys (event_id, fingerprint, "partition", record_offset)
 SELECT event_id, fingerprint, $3::int, record_offset
 FROM unnest($1::text::uuid[], $2::text::bytea[], $4::text::bigint[]) AS given (event_id, fingerprint, record_offset)
-WHERE NOT EXISTS (SELECT 1 FROM event_keys WHERE event_keys.event_id = given.event_id)
+WHERE NOT EXISTS (SELECT 1 FROM event_keys WHERE event_keys.event_id = given.event_id OFFSET 0)
 ORDER BY event_id
 ON CONFLICT DO NOTHING;
 
