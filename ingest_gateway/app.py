@@ -68,6 +68,7 @@ class Gateway:
         policy = Policy(
             batch_size=settings.gateway_batch_size,
             batches=settings.gateway_batches,
+            linger=settings.gateway_linger,
             max_in_flight=settings.gateway_max_in_flight,
             queue_timeout=settings.gateway_queue_timeout,
             reject_in_outage=settings.dedup_outage == "reject",

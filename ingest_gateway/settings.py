@@ -87,6 +87,11 @@ class GatewaySettings(RuntimeSettings):
     )
     gateway_batch_size: int = Field(256, ge=1, le=5000, description="Most events of one micro-batch.")
     gateway_batches: int = Field(3, ge=1, le=64, description="Micro-batches in flight; each has its own connection.")
+    gateway_linger: float = Field(
+        0.05,
+        ge=0,
+        description="How long events gather for a micro-batch while another is in flight; a full one does not wait.",
+    )
 
     gateway_wait_longest: float = Field(
         30.0, ge=0, description="Longest wait for an event's outcome that Prefer: wait=N is granted; 0: none."

@@ -16,6 +16,7 @@ from ingest_gateway.outcomes import CONFLICT, DUPLICATE, Accepted, NotAccepted, 
 from ingest_gateway.pipeline import Flight, Pipeline, Policy
 from schemas.event import Event
 from tests.fakes.gateway import MemoryKeys, MemoryLog, Steps, event
+from tests.harness import eventually
 
 POLICY = Policy(batch_size=100, batches=3, max_in_flight=1000, queue_timeout=5.0, reject_in_outage=False)
 
@@ -275,6 +276,33 @@ async def test_what_waits_too_long_for_a_batch_is_refused_and_was_not_published(
         assert await late[0] == NotAccepted("queue_timeout")
     await release_all(rig.steps, stuck)
     assert [flight.event.idempotency_key for flight in rig.log.order] == ["a"]
+
+
+async def test_events_gather_behind_a_batch_until_it_lands_or_the_next_is_full() -> None:
+    rig = Rig(POLICY._replace(batch_size=4, linger=60.0), held=True)
+    first = rig.start(event("a"))
+    await until_quiet()
+    behind = rig.start(*(event(f"b{number}") for number in range(3)))
+    await until_quiet()
+    assert rig.keys.looks == [1], "three events wait for the one in flight"
+    full = rig.start(event("b3"), event("c"))
+    await until_quiet()
+    assert rig.keys.looks == [1, 4], "a full batch does not wait, what is left over does"
+    await release_all(rig.steps, [*first, *behind])
+    await release_all(rig.steps, full)
+    assert rig.keys.looks == [1, 4, 1]
+
+
+async def test_events_gather_for_as_long_as_the_first_may_linger() -> None:
+    rig = Rig(POLICY._replace(linger=0.05), held=True)
+    slow = rig.start(event("a"))
+    await until_quiet()
+    late = rig.start(event("b"), event("c"))
+    await until_quiet()
+    assert rig.keys.looks == [1]
+    rig.now = 0.06
+    await eventually(lambda: rig.keys.looks == [1, 2])
+    await release_all(rig.steps, [*slow, *late])
 
 
 class BrokenLog(MemoryLog):
