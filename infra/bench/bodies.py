@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Final
 
-SOURCES: Final = 50
+SOURCES: Final = 600
+"""Enough that the halves of the partitions, which two workers get, hold about as many records."""
 BATCH: Final = 500
 """Events of one NDJSON request."""
 ACCOUNTS: Final = 2_000

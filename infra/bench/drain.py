@@ -18,7 +18,7 @@ from infra.bench.ground import SQL, Failed, Ground, Running, Topics
 
 _LIMIT: Final = 900.0
 _STALLED: Final = 60.0
-_POLL: Final = 0.1
+_POLL: Final = 0.5
 _POINTS: Final = 100
 
 

@@ -39,7 +39,7 @@ def half_duplicates(prefix: str) -> Make:
     """Every second record is a copy of one a good way behind it, of the same source."""
 
     def make(n: int) -> bytes:
-        # Blocks of 50 numbers, one of each source: a block of fresh ones, then one that repeats an earlier block.
+        # Blocks of as many numbers as there are sources, one of each source: a block of fresh ones, then one that repeats an earlier block.
         block, within = divmod(n, bodies.SOURCES)
         fresh = block // 2 if block % 2 == 0 else max(0, block // 2 - _BEHIND // bodies.SOURCES)
         return bodies.order(prefix, fresh * bodies.SOURCES + within)

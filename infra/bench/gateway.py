@@ -15,7 +15,7 @@ from infra.bench.ground import Ground, Running
 
 INGEST: Final = "/api/v1/ingest"
 BATCH: Final = "/api/v1/ingest/batch"
-_PARTITIONS: Final = 8
+_PARTITIONS: Final = 12
 _CONNECTIONS: Final = 256
 _BATCH_CONNECTIONS: Final = 8
 _CROWD: Final = 1_000

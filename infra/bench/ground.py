@@ -296,9 +296,11 @@ class Ground:
 
     @contextmanager
     def asking(self, dsn: str) -> Iterator[Ask]:
-        """One connection for many questions, which costs its server less than one each."""
+        """One connection for many questions, which costs its server less than one each: no parallel scan takes the cores of
+        those that are measured."""
         with asyncio.Runner() as runner:
-            db = runner.run(asyncpg.connect(dsn, timeout=_CONNECT, command_timeout=_COMMAND))
+            alone = {"max_parallel_workers_per_gather": "0"}
+            db = runner.run(asyncpg.connect(dsn, timeout=_CONNECT, command_timeout=_COMMAND, server_settings=alone))
             try:
                 yield lambda question: runner.run(_awaited(question(db)))
             finally:

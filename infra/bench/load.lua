@@ -15,7 +15,7 @@ local function order()
   local i = n
   n = n + 1
   if cycle > 0 and n >= cycle then n = 0 end
-  return string.format(ORDER, i % 50, prefix, i, i, i)
+  return string.format(ORDER, i % 600, prefix, i, i, i)
 end
 
 function request()

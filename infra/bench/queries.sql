@@ -43,7 +43,7 @@ SELECT gen_random_uuid(), '\x01'::bytea || uuid_send(gen_random_uuid()), (n % 12
 -- So many events rows, of a payload like the ones that are sent.
 INSERT INTO events (event_id, source, idempotency_key, schema_version, payload, status, received_at, attempts,
                     topic, "partition", "offset")
-SELECT event_id, 'till-' || record_offset % 50, 'old-' || record_offset, '1.0',
+SELECT event_id, 'till-' || record_offset % 600, 'old-' || record_offset, '1.0',
        json_build_object('order', 'o-' || record_offset, 'amount', record_offset, 'currency', 'KES',
                          'lines', '[{"sku":"A1","quantity":2},{"sku":"B2","quantity":1}]'::json,
                          'note', 'leave it with the neighbours on the second floor, thank you!'),

@@ -22,7 +22,7 @@ from infra.bench.gateway import INGEST
 from infra.bench.ground import PYTHON, SQL, Ground
 from schemas.ids import event_id
 
-_PARTITIONS: Final = 8
+_PARTITIONS: Final = 12
 _EFFECT: Final = "bench.effect"
 _HANDLERS: Final = "infra.bench.handlers"
 _LEDGER: Final = "stream_worker.examples.ledger"
