@@ -35,6 +35,8 @@ from stream_worker.run import BrokenTransaction, Hold, Runner, Task
 from stream_worker.store import Claim
 
 _ROUNDS = 8
+_MANY = 50
+"""Events from which COPY is the cheaper way in, its savepoint included."""
 T = TypeVar("T")
 
 
@@ -212,6 +214,10 @@ class Processor:
         """Claim these ids; False: some were refused, and what is known of them was read again."""
         fresh = [item for item, run in wanted if run is not REPLAY]
         replays = {item.id for item, run in wanted if run is REPLAY}
+        unknown = [item for item in fresh if item.id not in batch.known.keys]
+        if len(unknown) >= _MANY and await store.insert_keys(db, unknown):
+            batch.accepted_at.update(dict.fromkeys([item.id for item in unknown], now))
+            fresh = [item for item in fresh if item.id in batch.known.keys]
         if fresh:
             batch.accepted_at.update(await store.claim_keys(db, fresh, batch.known.keys, now))
         if replays:

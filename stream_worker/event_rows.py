@@ -1,4 +1,4 @@
-"""Rows of `events` in COPY's binary format (PostgreSQL manual, COPY, "Binary Format"): a pure encoder.
+"""Rows of `events` and of `event_keys` in COPY's binary format (PostgreSQL manual, COPY, "Binary Format"): a pure encoder.
 
 A batch writes thousands of rows in which most columns repeat, so what repeats is encoded once and joined. The driver's own
 COPY encodes every value of every row anew, which costs twice as much (3.8 against 1.8 us a row).
@@ -13,6 +13,7 @@ Integers are big-endian; a uuid is its 16 bytes, a timestamptz the microseconds 
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final, Literal
 
@@ -41,6 +42,9 @@ COLUMNS: Final = (
 )
 """What stands together repeats together."""
 
+KEY_COLUMNS: Final = ("event_id", "fingerprint", "state", "runs", "partition", "record_offset")
+"""Of `event_keys`; its other columns have defaults."""
+
 _SIGNATURE = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
 _TRAILER = b"\xff\xff"
 _NULL = b"\xff\xff\xff\xff"
@@ -49,6 +53,7 @@ _MICROSECOND = timedelta(microseconds=1)
 _int32 = struct.Struct(">i").pack
 _int64 = struct.Struct(">q").pack
 _ID_FOLLOWS = struct.pack(">hi", len(COLUMNS), 16)
+_KEY_FOLLOWS = struct.pack(">hi", len(KEY_COLUMNS), 16)
 _INT64_FOLLOWS = _int32(8)
 
 
@@ -114,6 +119,18 @@ class EventRows:
                 _INT64_FOLLOWS,
             )
         )
+
+
+def key_rows(items: Sequence[Item]) -> bytes:
+    """The rows of `event_keys` for these events, all of one partition, which run now for the first time, as COPY reads them."""
+    parts = [_SIGNATURE]
+    middle = _text("stored") + _int32(4) + _int32(1) + _int32(4) + _int32(items[0].partition) + _INT64_FOLLOWS
+    for item in items:
+        assert item.event is not None  # noqa: S101
+        fingerprint = item.event.fingerprint
+        parts += (_KEY_FOLLOWS, item.id, _int32(len(fingerprint)), fingerprint, middle, _int64(item.offset))
+    parts.append(_TRAILER)
+    return b"".join(parts)
 
 
 def _text(value: str | None) -> bytes:

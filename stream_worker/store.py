@@ -166,6 +166,18 @@ async def claim_keys(
     return claimed
 
 
+async def insert_keys(db: asyncpg.Connection, items: Collection[Item]) -> bool:
+    """Take the ids of these items, all of one partition, of which none had a row a moment ago: by COPY, which costs the server
+    less than half of what `claim_keys` does. False: somebody was quicker, and none is taken."""
+    source: Any = memoryview(event_rows.key_rows(sorted(items, key=_by_id)))
+    try:
+        async with db.transaction():
+            await db.copy_to_table("event_keys", source=source, columns=event_rows.KEY_COLUMNS, format="binary")
+    except asyncpg.UniqueViolationError:
+        return False
+    return True
+
+
 async def claim_replays(db: asyncpg.Connection, ids: Collection[bytes], limit: int) -> dict[bytes, datetime]:
     """Take these failed events to run them again, those that ran fewer than `limit` times; returns their accepted_at."""
     rows = await db.fetch(SQL["claim_replays"], _uuids(ids), limit)

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from datetime import datetime
 
 import asyncpg
 import pytest
 
 from schemas.errors import Permanent, Reason, Retryable
 from schemas.event import Event
+from stream_worker import store
 from stream_worker.handlers import Registry
 from stream_worker.outcomes import Dead, Duplicate, Redelivered, Retry, Stored
 from stream_worker.run import Hold
+from tests.harness import connected
 from tests.worker_kit import (
     Log,
     acknowledge_dead_letters,
@@ -62,6 +65,35 @@ async def test_a_gateways_record_behind_a_direct_copy_of_its_event_is_absorbed(d
     result = await settle(db, items, processor(registry_of(note)))
     assert outcomes(result) == [Stored("note"), Duplicate()]
     assert await effects(db) == ["a"]
+
+
+@pytest.mark.parametrize("count", [3, 60])
+async def test_keys_that_appear_between_the_look_and_the_claim_are_decided_by_their_rows(
+    db: asyncpg.Connection, database: str, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """Few or many: what a gateway remembers meanwhile is claimed from it, what took effect meanwhile is a duplicate."""
+    log = Log()
+    items = [log.append(envelope(f"k{n}")) for n in range(count)]
+    open_claim = store.open_claim
+
+    async def late(db: asyncpg.Connection, claim: store.Claim) -> datetime | None:
+        async with connected(database) as other:
+            await store.remember_keys(other, items[:1])
+            await settle(other, [Log(1).append(envelope("k1"))], claim=await take(other, 1))
+        return await open_claim(db, claim)
+
+    claim = await take(db)
+    monkeypatch.setattr(store, "open_claim", lambda db, own: (late if own == claim else open_claim)(db, own))
+    result = await settle(db, items, processor(registry_of(note)), claim)
+    assert outcomes(result) == [Stored("note"), Duplicate(), *[Stored("note")] * (count - 2)]
+    assert await effects(db) == [f"k{n}" for n in range(count) if n != 1]
+    assert await db.fetchval("SELECT count(*) FROM event_keys WHERE state = 'stored' AND runs = 1") == count
+    assert (
+        await db.fetchval(
+            "SELECT count(*) FROM events JOIN event_keys USING (event_id) WHERE received_at = accepted_at"
+        )
+        == count
+    )
 
 
 async def test_the_events_row_holds_what_was_sent(db: asyncpg.Connection) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta, timezone
 from uuid import UUID
 
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.event import Event, parse_envelope
-from stream_worker.event_rows import COLUMNS, EventRows
+from stream_worker.event_rows import COLUMNS, KEY_COLUMNS, EventRows, key_rows
 from stream_worker.records import Item
 from tests.harness import envelope
 
@@ -22,15 +23,15 @@ def item(event: Event, offset: int = 7) -> Item:
     return Item("t", 3, offset, 0, b"k", b"v", (), event.id.bytes, event, None, True)
 
 
-def read_back(data: bytes) -> list[dict[str, bytes | None]]:
+def read_back(data: bytes, columns: Sequence[str] = COLUMNS) -> list[dict[str, bytes | None]]:
     """Rows of columns, None for NULL."""
     assert data[:19] == b"PGCOPY\n\xff\r\n\x00" + bytes(8)
     rows, at = [], 19
     while (count := struct.unpack_from(">h", data, at)[0]) != -1:
-        assert count == len(COLUMNS)
+        assert count == len(columns)
         at += 2
         row: dict[str, bytes | None] = {}
-        for name in COLUMNS:
+        for name in columns:
             (length,) = struct.unpack_from(">i", data, at)
             at += 4
             row[name] = None if length == -1 else data[at : at + length]
@@ -104,3 +105,19 @@ def test_what_is_encoded_once_never_leaks_into_another_row(
         assert moment(row["processed_at"]) == (NOW if status == "PROCESSED" else None)
         assert int.from_bytes(row["attempts"] or b"") == attempts
         assert int.from_bytes(row["offset"] or b"") == number
+
+
+def test_a_row_of_event_keys() -> None:
+    events = [parse_envelope(envelope("shop", f"k{number}", number)) for number in range(2)]
+    rows = read_back(key_rows([item(event, 2**40 + n) for n, event in enumerate(events)]), KEY_COLUMNS)
+    assert rows == [
+        {
+            "event_id": event.id.bytes,
+            "fingerprint": event.fingerprint,
+            "state": b"stored",
+            "runs": struct.pack(">i", 1),
+            "partition": struct.pack(">i", 3),
+            "record_offset": struct.pack(">q", 2**40 + n),
+        }
+        for n, event in enumerate(events)
+    ]
