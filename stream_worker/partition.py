@@ -217,8 +217,15 @@ class Partition:
 
     async def _settle_next(self) -> None:
         """Settle one batch: rows, then dead letters, then progress; then wait, if its end asked for that."""
-        items = self._take()
-        result = await self._held(partial(self._process, items))
+        taken: list[Item] = []
+
+        async def step(db: asyncpg.Connection) -> Result:
+            if not taken:
+                # Only now, with a connection: what arrived while it was waited for is in the same batch.
+                taken.extend(self._take())
+            return await self._process(taken, db)
+
+        result = await self._held(step)
         if result is None:
             return
         if (result.unsent or self._emitted) and await self._held(self._flush) is None:

@@ -16,8 +16,12 @@ class WorkerSettings(RuntimeSettings):
     worker_handlers: str = Field("", description="Python modules with handlers, comma-separated; imported at start.")
     worker_metrics_host: str = Field("127.0.0.1", description="Address of /metrics, /healthz and /readyz.")
     worker_metrics_port: Port = Field(0, description="Port of /metrics, /healthz and /readyz; 0: any free one, logged.")
+    # Few: batches that wait for each other grow, and cost less an event; each holds its records in memory.
     worker_db_connections: int = Field(
-        8, ge=1, le=100, description="Batches that run side by side, one connection each."
+        4,
+        ge=1,
+        le=100,
+        description="Batches that run side by side, one connection each; more where handlers wait for what is far away.",
     )
     worker_batch_records: int = Field(2_000, ge=1, le=20_000, description="Records in one transaction at most.")
     worker_batch_bytes: int = Field(8 << 20, ge=65_536, description="Bytes in one transaction at most.")

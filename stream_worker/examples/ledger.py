@@ -8,8 +8,8 @@ below it; one named `external:...` stands for the world outside and may, which i
 A transfer without funds is refused, and a refusal is a result: it is recorded and the event is PROCESSED. It is not
 `Permanent`, because a dead letter can be replayed, and the money must not move weeks after the customer was told no.
 
-All accounts of a batch are locked by one statement in one order before anything is read: two partitions that pay each
-other's accounts wait for each other, but never in a circle.
+All accounts of a batch are opened, then locked, each by one statement in one order before anything is read: two partitions
+that pay each other's accounts wait for each other, but never in a circle.
 """
 
 from __future__ import annotations
@@ -44,13 +44,18 @@ CREATE TABLE IF NOT EXISTS example_postings (
 CREATE TABLE IF NOT EXISTS example_refusals (LIKE example_postings INCLUDING CONSTRAINTS)
 """
 
-# DO UPDATE, although nothing changes, because DO NOTHING neither locks nor returns the rows that exist.
-_LOCK = """
-INSERT INTO example_accounts AS known (account, currency)
+_OPEN = """
+INSERT INTO example_accounts (account, currency)
 SELECT account, currency FROM unnest($1::text[], $2::text[]) AS used (account, currency)
 ORDER BY account, currency
-ON CONFLICT (account, currency) DO UPDATE SET balance = known.balance
-RETURNING account, currency, balance
+ON CONFLICT DO NOTHING
+"""
+
+_LOCK = """
+SELECT account, currency, balance
+FROM unnest($1::text[], $2::text[]) AS used (account, currency) JOIN example_accounts USING (account, currency)
+ORDER BY account, currency
+FOR NO KEY UPDATE OF example_accounts
 """
 
 _SET_BALANCES = """
@@ -73,7 +78,9 @@ async def create_ledger(tx: Transaction) -> None:
 async def post_transfers(events: Sequence[Event], tx: Transaction, transfers: Sequence[Transfer]) -> None:
     """Post these transfers, in their order."""
     accounts = {account for transfer in transfers for account in _accounts(transfer)}
-    rows = await tx.fetch(_LOCK, *zip(*accounts, strict=True))
+    columns = tuple(zip(*accounts, strict=True))
+    await tx.execute(_OPEN, *columns)
+    rows = await tx.fetch(_LOCK, *columns)
     balances = {(row["account"], row["currency"]): row["balance"] for row in rows}
     postings, refusals = post(
         balances, [(event.id, transfer) for event, transfer in zip(events, transfers, strict=True)]
