@@ -74,6 +74,9 @@ class ConsumerLoop(ConsumerRebalanceListener):  # type: ignore[misc]
         self._last_commit = 0.0
         self._watchdog = watchdog
         self._last_record = clock()
+        self._last_member = clock()
+        self._last_asked = clock()
+        self._asking: asyncio.Task[None] | None = None
         self.last_tick = clock()
         self.joined = False
 
@@ -259,6 +262,25 @@ class ConsumerLoop(ConsumerRebalanceListener):  # type: ignore[misc]
             self._last_record = self._clock()
         elif self._clock() - self._last_record > self._watchdog:
             raise ConsumerDied("records wait and none is fetched; the worker starts anew")
+        self._check_membership()
+
+    def _check_membership(self) -> None:
+        """Who has no partition must at least be a member of the group. A client that was put out of it while it had none may
+        never notice (aiokafka issue 1187): asking makes it join again; where that does not help, the worker ends."""
+        now, member = self._clock(), self._consumer._coordinator.generation >= 0
+        if self._partitions or self._claims or member:
+            self._last_member = now
+        elif now - self._last_member > self._watchdog:
+            raise ConsumerDied("the worker is no member of its group and does not join; it starts anew")
+        if self._partitions or self._claims or not member:
+            self._last_asked = now
+        elif now - self._last_asked > self._watchdog / 4 and (self._asking is None or self._asking.done()):
+            self._last_asked = now
+            self._asking = asyncio.create_task(self._ask(), name="membership")
+
+    async def _ask(self) -> None:
+        with suppress(KafkaError, TimeoutError, OSError):  # Kafka is away: that is not this client's fault
+            await self._heartbeat()
 
     def _waiting(self) -> bool:
         """Records wait in a partition that is not paused, going by what the last fetch said of its end."""
@@ -331,6 +353,8 @@ class ConsumerLoop(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def _finish(self) -> None:
         await self._drain(set(self._partitions) | set(self._claims))
+        if self._asking is not None:
+            self._asking.cancel()
         try:
             async with asyncio.timeout(_COMMIT_TIMEOUT):
                 await self._consumer.stop()

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaConsumer
+from aiokafka.protocol.group import LeaveGroupRequest
 from pydantic import SecretStr
 
 from infra.runtime import postgres
@@ -20,15 +21,16 @@ from stream_worker.handlers import Registry
 from stream_worker.metrics import Metrics
 from stream_worker.observe import Observer
 from stream_worker.settings import WorkerSettings
+from tests import stack as real
 from tests.harness import envelope, eventually, produce
 from tests.stack import Stack, Topics
 
 
 @asynccontextmanager
 async def running(
-    stack: Stack, database: str, topics: Topics, watchdog: float
+    stack: Stack, database: str, topics: Topics, watchdog: float, *, alone: bool = True
 ) -> AsyncIterator[tuple[AIOKafkaConsumer, asyncio.Task[None]]]:
-    """The loop of a worker in this process, at work, and its consumer."""
+    """The loop of a worker in this process, and its consumer: at work, or where it is not alone, joined."""
     settings = WorkerSettings(
         kafka_bootstrap_servers=stack.bootstrap,
         database_url=SecretStr(database),
@@ -63,6 +65,10 @@ async def running(
         stop = asyncio.Event()
         task = asyncio.create_task(loop.run(stop))
         try:
+            if not alone:
+                await eventually(lambda: loop.joined, what="it joined")
+                yield consumer, task
+                return
             await produce(stack, topics.events, [Record(b"s", envelope("s", "first", 1))])
             await eventually(lambda: metrics.success._value.get() == 1, what="the first event took effect")
             yield consumer, task
@@ -108,6 +114,54 @@ async def test_records_that_wait_and_are_not_fetched_end_the_worker(
         monkeypatch.setattr(consumer, "getmany", getmany)
         await asyncio.wait_for(asked_anew.wait(), 10)
         await produce(stack, topics.events, [Record(b"s", envelope("s", "second", 1))])
+        await asyncio.wait([task], timeout=20)
+        assert task.done()
+        assert isinstance(task.exception(), ConsumerDied)
+
+
+@asynccontextmanager
+async def one_idle(stack: Stack, database: str) -> AsyncIterator[tuple[AIOKafkaConsumer, asyncio.Task[None]]]:
+    """Two workers and one partition: the one that has none."""
+    topics = await real.make_topics(stack, 1)
+    async with (
+        running(stack, database, topics, 2.0) as first,
+        running(stack, database, topics, 2.0, alone=False) as second,
+    ):
+
+        def idle() -> list[tuple[AIOKafkaConsumer, asyncio.Task[None]]]:
+            found = [one for one in (first, second) if not one[0].assignment()]
+            return found if len(found) == 1 and found[0][0]._coordinator.generation >= 0 else []
+
+        (one,) = await eventually(idle)
+        yield one
+
+
+async def test_who_has_no_partition_and_is_put_out_of_the_group_joins_again(stack: Stack, database: str) -> None:
+    async with one_idle(stack, database) as (consumer, task):
+        coordinator = consumer._coordinator
+        member = coordinator.member_id
+        coordinator._heartbeat_task.cancel()  # it will not hear of it
+        left = await coordinator._send_req(LeaveGroupRequest(coordinator.group_id, member))
+        assert left.error_code == 0
+        await eventually(lambda: coordinator.generation >= 0 and coordinator.member_id not in ("", member))
+        assert not task.done()
+
+
+async def test_who_has_no_partition_and_cannot_join_again_ends(
+    stack: Stack, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with one_idle(stack, database) as (consumer, task):
+        coordinator = consumer._coordinator
+
+        async def put_out() -> bool:
+            coordinator.reset_generation()
+            return False
+
+        async def stuck(*_: Any) -> None:
+            await asyncio.wait([coordinator._closing])
+
+        monkeypatch.setattr(coordinator, "ensure_active_group", stuck)
+        monkeypatch.setattr(coordinator, "_do_heartbeat", put_out)
         await asyncio.wait([task], timeout=20)
         assert task.done()
         assert isinstance(task.exception(), ConsumerDied)
