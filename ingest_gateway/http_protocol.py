@@ -263,6 +263,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        if self._timer is not None and self._timed is _Phase.NOTHING:
+            self._disarm()  # a request has begun in time; where it comes in one piece, nothing else ends that wait
         self._phase = _Phase.HEAD
         self._head_bytes = self._unfinished = self._padding = self._body = 0
         self._untold -= _REQUEST_LINE

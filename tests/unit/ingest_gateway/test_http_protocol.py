@@ -153,6 +153,24 @@ async def test_a_body_given_up_after_its_answer_gets_no_second_answer() -> None:
         assert heard.ended
 
 
+async def test_the_wait_for_a_first_request_ends_with_it() -> None:
+    """However whole it came: a connection in use is not closed under its next request."""
+    async with serving(gateway_first_byte_timeout=0.3, gateway_keep_alive=30) as site, line_to(site) as line:
+        began = asyncio.get_running_loop().time()
+        count = 0
+        while asyncio.get_running_loop().time() - began < 0.7:
+            assert (await line.exchange(request(b"x"))).answers[0].status == 200
+            count += 1
+        assert count > 1
+        assert not line.ended
+
+
+async def test_line_breaks_alone_are_no_request() -> None:
+    async with serving(gateway_first_byte_timeout=0.3, gateway_keep_alive=30) as site, line_to(site) as line:
+        await line.send(b"\r\n\r\n")
+        assert (await line.hear(1)).ended
+
+
 async def test_a_head_in_many_packets_is_counted_once() -> None:
     async with serving(gateway_head_bytes=8192) as site, line_to(site) as line:
         head = request(b"", "X: " + "y" * 3_000, "Z: " + "z" * 4_000)
