@@ -50,6 +50,8 @@ _IDLE = 10.0
 _DUE_KEYS = 50
 _DEATHS = 3
 _ENOUGH_PROBES = 20
+_HELD = 0.02
+"""Seconds for which a retry in place holds its partition, where the handler asks for nothing."""
 T = TypeVar("T")
 
 
@@ -401,7 +403,9 @@ class Partition:
         self._shared.metrics.retries.labels(retry.reason.value).inc()
         self._shared.metrics.paused.labels(self._label).set(1)
         await self._unmark()
-        await self._wait(self._shared.backoff.wait(failures, retry.after, random.random))
+        # Everybody behind it waits too: what needs longer than that does it parked.
+        most = _HELD if retry.after is None else retry.after
+        await self._wait(min(most, self._shared.backoff.wait(failures, retry.after, random.random)))
         self._shared.metrics.paused.labels(self._label).set(0)
 
     async def _wait(self, seconds: float) -> None:

@@ -43,7 +43,10 @@ class WorkerSettings(RuntimeSettings):
         86_400.0, description="An event that still asks for a retry after this long is dead-lettered."
     )
     worker_retry_in_place: int = Field(
-        1, ge=0, le=100, description="Retries that hold the partition, before the event is parked and others go on."
+        1,
+        ge=0,
+        le=100,
+        description="Retries that hold the partition, 20 ms each, before the event is parked and others go on.",
     )
     worker_retry_base: Seconds = Field(0.1, description="First wait before a retry; doubles each time, with jitter.")
     worker_retry_ceiling: Seconds = Field(
