@@ -193,6 +193,9 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self._unread.cancel()
         self._hold(0)
         super().connection_lost(exc)
+        # A request knows its connection: cut here, both are freed at once and need no (rare) look of the collector.
+        self.pipeline.clear()
+        self.cycle = self._before = self._refused_after = None  # type: ignore[assignment]
 
     def pause_writing(self) -> None:
         """What the client does not read now, it must read in time."""

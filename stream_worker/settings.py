@@ -26,7 +26,7 @@ class WorkerSettings(RuntimeSettings):
     worker_batch_records: int = Field(2_000, ge=1, le=20_000, description="Records in one transaction at most.")
     worker_batch_bytes: int = Field(8 << 20, ge=65_536, description="Bytes in one transaction at most.")
     worker_buffer_bytes: int = Field(
-        64 << 20, ge=1 << 20, description="Fetched and unprocessed bytes, over all partitions."
+        24 << 20, ge=1 << 20, description="Fetched and unprocessed bytes, over all partitions."
     )
     worker_session_timeout: Seconds = Field(30.0, description="Without a heartbeat for this long, others take over.")
     worker_instance_id: str | None = Field(

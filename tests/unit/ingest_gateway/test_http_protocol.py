@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import socket
+import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -239,6 +241,22 @@ async def test_unfinished_heads_share_that_room() -> None:
             await third.send(long[:140_000])
             await third.send(long[140_000:])
             assert (await third.hear(1)).answers[0].status == 200, "the room is given back"
+
+
+@pytest.mark.parametrize("target", ["/", "/aside"])
+async def test_a_connection_that_has_ended_leaves_nothing_to_the_collector(target: str) -> None:
+    async with serving() as site:
+        async with line_to(site) as line:
+            assert (await line.exchange(request(b"now", target=target))).answers[0].status in (200, 202)
+            (connection,) = site.server.server_state.connections
+            gone = weakref.ref(connection)
+            del connection
+            gc.collect()
+            gc.disable()
+        try:
+            await eventually(lambda: gone() is None, within=5)
+        finally:
+            gc.enable()
 
 
 # --- the short cut
