@@ -84,7 +84,7 @@ async def test_no_broker_is_69_with_what_to_do(env: dict[str, str]) -> None:
 async def test_nothing_to_talk_to_names_plutus_up(env: dict[str, str], tmp_path: Path) -> None:
     bare = {name: value for name, value in env.items() if name not in ("KAFKA_BOOTSTRAP_SERVERS", "DATABASE_URL")}
     ran = await plutus("topics", "check", env={**bare, "PLUTUS_HOME": str(tmp_path)})
-    assert ran.code == 1
+    assert ran.code == 69
     assert "plutus up" in ran.err
 
 
@@ -102,7 +102,7 @@ async def test_the_system_of_plutus_up_is_found_and_spoken_to_plainly(
     bare = {name: value for name, value in env.items() if name not in ("KAFKA_BOOTSTRAP_SERVERS", "DATABASE_URL")}
     foreign = {**bare, "PLUTUS_HOME": str(tmp_path), "KAFKA_SECURITY_PROTOCOL": "SSL"}
     Endpoints("http://g", "http://g", (), stack.bootstrap, UNUSED_DATABASE).write(tmp_path)
-    assert (await plutus("topics", "create", env=foreign)).code == 1
+    assert (await plutus("topics", "create", env=foreign)).code == 69
     with Home(tmp_path, lambda line: None):
         created = await plutus("topics", "create", env=foreign)
     assert created.code == 0, created.err
