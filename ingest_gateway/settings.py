@@ -81,7 +81,7 @@ class GatewaySettings(RuntimeSettings):
         64 * 1024 * 1024,
         ge=1024 * 1024,
         description=(
-            "Bytes of bodies a process holds: a quarter for those still on their way, a quarter for batches, half for single "
+            "Bytes of requests a process holds: a quarter for those still on their way, a quarter for batches, half for single "
             "events in flight. More are answered 429."
         ),
     )

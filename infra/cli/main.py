@@ -68,12 +68,9 @@ def run() -> None:
     """Entry point: an error of this machine is one line, not a traceback."""
     try:
         app(prog_name="plutus")
-    except NothingRuns as error:
-        output.tell(Failure(str(error), problem=Problem.LOCAL))
-        raise SystemExit(output.UNREACHABLE) from None
     except LocalError as error:
         output.tell(Failure(str(error), problem=Problem.LOCAL))
-        raise SystemExit(output.FAILED) from None
+        raise SystemExit(output.UNREACHABLE if isinstance(error, NothingRuns) else output.FAILED) from None
 
 
 if __name__ == "__main__":
