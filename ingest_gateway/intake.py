@@ -173,7 +173,7 @@ class Intake:
 
     async def _submit_many(self, route: str, items: list[Submission], parent: bytes | None) -> list[Outcome]:
         if not self._telemetry.enabled:
-            known = parent if parent is not None and parse_traceparent(parent) else None
+            known = _valid(parent)
             return await self._pipeline.submit_many(_traced(items, known))
         attributes = {
             "http.request.method": "POST",
@@ -208,7 +208,7 @@ class Intake:
             self._metrics.count(outcome, self._clock() - began)
             reply(outcome_answer(outcome, str(event.id)))
 
-        known = parent if parent is not None and parse_traceparent(parent) else None
+        known = _valid(parent)
         self._pipeline.submit_to(event, wire, known, settled)
 
     async def _take(self, route: str, read: Reader, identify: Identify | None, head: Head, receive: Receive) -> Answer:
@@ -235,7 +235,7 @@ class Intake:
                 outcome = await self._submit_traced(route, event, wire, parent)
             else:
                 # A valid trace of the sender's reaches the worker even when this process records nothing.
-                known = parent if parent is not None and parse_traceparent(parent) else None
+                known = _valid(parent)
                 outcome = await self._pipeline.submit(event, wire, known)
         except asyncio.CancelledError:
             # The server cancels what the grace period of a stop did not finish. The record may be on its way, and the
@@ -310,3 +310,8 @@ def check_not_empty(body: bytes) -> None:
     """Raises: Malformed: empty or blank."""
     if not body or body.isspace():
         raise Malformed("The body is empty.")
+
+
+def _valid(parent: bytes | None) -> bytes | None:
+    """The sender's trace header where it is one, else None: no other is carried on."""
+    return parent if parent is not None and parse_traceparent(parent) else None
