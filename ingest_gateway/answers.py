@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
-from uuid import UUID
 
 import orjson
 
 from ingest_gateway.outcomes import Accepted, Conflict, Duplicate, NotAccepted, Outcome, Overloaded, Unknown
 from ingest_gateway.problems import Answer, Kind, conflict, encoded, problem, rejected
 from schemas.errors import Rejected
+from schemas.ids import id_text
 
 EVENTS: Final = "/api/v1/events/"
 
@@ -77,7 +77,7 @@ def outcome_answer(outcome: Outcome, event_id: str) -> Answer:
             )
 
 
-def results_answer(results: Sequence[Rejected | tuple[UUID, Outcome]]) -> Answer:
+def results_answer(results: Sequence[Rejected | tuple[bytes, Outcome]]) -> Answer:
     """The answer to a batch: what became of each item, or why it was refused."""
     items = b"[%b]" % b",".join([_item(result) for result in results])
     outcomes = [result[1] for result in results if not isinstance(result, Rejected)]
@@ -93,14 +93,14 @@ def results_answer(results: Sequence[Rejected | tuple[UUID, Outcome]]) -> Answer
     )
 
 
-def _item(result: Rejected | tuple[UUID, Outcome]) -> bytes:
+def _item(result: Rejected | tuple[bytes, Outcome]) -> bytes:
     if isinstance(result, Rejected):
         answer = rejected(result)
     else:
-        event_id, outcome = result
+        id_bytes, outcome = result
         if isinstance(outcome, Accepted):
-            return ((_DEFERRED_ITEM if outcome.deferred else _ACCEPTED_ITEM) % event_id).encode()
+            return ((_DEFERRED_ITEM if outcome.deferred else _ACCEPTED_ITEM) % id_text(id_bytes)).encode()
         if isinstance(outcome, Duplicate):
-            return (_DUPLICATE_ITEM % event_id).encode()
+            return (_DUPLICATE_ITEM % id_text(id_bytes)).encode()
         answer = outcome_answer(outcome, "")
     return b'{"status":%d,"problem":%b}' % (answer.status, answer.body)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import NamedTuple
-from uuid import UUID
 
 from infra.runtime.producer import Receipt
 from ingest_gateway.outcomes import CONFLICT, DUPLICATE, Accepted, NotAccepted, Outcome, Unknown
@@ -23,7 +22,7 @@ class Known(NamedTuple):
 class Remembered(NamedTuple):
     """A key to remember: the acknowledged record of an event."""
 
-    event_id: UUID
+    event_id: bytes
     fingerprint: bytes
     partition: int
     offset: int

@@ -45,6 +45,7 @@ from ingest_gateway.senders import Identify, check_source
 from ingest_gateway.waiting import Waiting
 from schemas.errors import Malformed, Rejected, TooLarge
 from schemas.event import Event
+from schemas.ids import id_text
 
 _PATIENCE: Final = 0.1
 """Seconds that a body may take while it depends on its source whether the event gets in."""
@@ -70,7 +71,7 @@ class Submission(NamedTuple):
     traceparent: bytes | None
 
 
-Result = Rejected | tuple[UUID, Outcome]
+Result = Rejected | tuple[bytes, Outcome]
 """What became of one item: why it was refused, or its event's id and outcome."""
 Reader = Callable[[Head, Receive], Awaitable[Submission]]
 """Reads one event. Raises: Rejected, Disconnected."""
@@ -160,7 +161,7 @@ class Intake:
             outcomes, [item.reason for item in checked if isinstance(item, Rejected)], self._clock() - began
         )
         told = iter(outcomes)
-        return [item if isinstance(item, Rejected) else (item.event.id, next(told)) for item in checked]
+        return [item if isinstance(item, Rejected) else (item.event.id_bytes, next(told)) for item in checked]
 
     def _checked(self, item: Submission, grant: Grant | None) -> Submission | Rejected:
         try:
@@ -206,7 +207,7 @@ class Intake:
 
         def settled(outcome: Outcome) -> None:
             self._metrics.count(outcome, self._clock() - began)
-            reply(outcome_answer(outcome, str(event.id)))
+            reply(outcome_answer(outcome, id_text(event.id_bytes)))
 
         known = _valid(parent)
         self._pipeline.submit_to(event, wire, known, settled)
@@ -242,7 +243,7 @@ class Intake:
             # sender is told so; the task ends with this answer all the same.
             outcome = Unknown("stopping")
         self._metrics.count(outcome, self._clock() - began)
-        answer = outcome_answer(outcome, str(event.id))
+        answer = outcome_answer(outcome, id_text(event.id_bytes))
         if head.prefer is not None and isinstance(outcome, Accepted | Duplicate):
             return await self._waited(answer, event.id, head.prefer)
         return answer
@@ -257,7 +258,11 @@ class Intake:
         return with_outcome(answer, await waiting.outcome(event_id, seconds), seconds)
 
     async def _submit_traced(self, route: str, event: Event, wire: bytes, parent: bytes | None) -> Outcome:
-        attributes = {"http.request.method": "POST", "http.route": route, "messaging.message.id": str(event.id)}
+        attributes = {
+            "http.request.method": "POST",
+            "http.route": route,
+            "messaging.message.id": id_text(event.id_bytes),
+        }
         with self._telemetry.span(f"POST {route}", SpanKind.SERVER, parent=parent, attributes=attributes) as span:
             outcome = await self._pipeline.submit(event, wire, traceparent(span))
             if span is not None:

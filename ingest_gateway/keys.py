@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Final
-from uuid import UUID
 
 import asyncpg
 
@@ -61,21 +60,21 @@ class PostgresKeys:
         """Connect ahead of the first event: a look-up's deadline is shorter than a connection takes."""
         self.connections.prepare(self._settings.gateway_batches)
 
-    async def look(self, ids: Sequence[UUID]) -> Mapping[UUID, Known]:
+    async def look(self, ids: Sequence[bytes]) -> Mapping[bytes, Known]:
         """The rows of those ids that have one. Raises: StoreDown."""
         with self._look_seconds.time():
             return await self._known(ids, self._look_timeout)
 
-    async def remember(self, keys: Sequence[Remembered]) -> Mapping[UUID, Known]:
+    async def remember(self, keys: Sequence[Remembered]) -> Mapping[bytes, Known]:
         """Insert what has no row; the rows that were there before. Raises: StoreDown, StoreBusy."""
         deadline = asyncio.get_running_loop().time() + self._remember_timeout
-        ordered = sorted(keys, key=_by_id)
+        ordered = sorted(keys)  # by id
         with self._remember_seconds.time():
             answer = await self._fetch(_SQL["remember_keys"], *_columns(ordered), timeout=self._remember_timeout)
             count, inserted = answer[0]
             if count == len(ordered):
                 return {}
-            mine = set(inserted or ())
+            mine = {each.bytes for each in inserted or ()}
             others = [key.event_id for key in ordered if key.event_id not in mine]
             return await self._known(others, max(0.001, deadline - asyncio.get_running_loop().time()))
 
@@ -83,11 +82,9 @@ class PostgresKeys:
         """Give the connections back to the server."""
         await self.connections.close()
 
-    async def _known(self, ids: Sequence[UUID], timeout: float) -> dict[UUID, Known]:
-        rows = await self._fetch(
-            _SQL["look_keys"], uuid_array([each.bytes for each in ids]), self._republish_after, timeout=timeout
-        )
-        return {row[0]: Known(row[1], row[2], row[3], row[4]) for row in rows}
+    async def _known(self, ids: Sequence[bytes], timeout: float) -> dict[bytes, Known]:
+        rows = await self._fetch(_SQL["look_keys"], uuid_array(ids), self._republish_after, timeout=timeout)
+        return {row[0].bytes: Known(row[1], row[2], row[3], row[4]) for row in rows}
 
     async def _fetch(self, statement: str, *arguments: object, timeout: float) -> list[asyncpg.Record]:
         try:
@@ -109,14 +106,10 @@ class PostgresKeys:
             _LOG.warning("Postgres does not answer; deduplication is deferred.", action="dedup_store_down", why=why)
 
 
-def _by_id(key: Remembered) -> int:
-    return key.event_id.int
-
-
 def _columns(keys: Sequence[Remembered]) -> tuple[str, str, str, str]:
     ids, fingerprints, partitions, offsets = zip(*keys, strict=True)
     return (
-        uuid_array([each.bytes for each in ids]),
+        uuid_array(ids),
         bytea_array(fingerprints),
         integer_array(partitions),
         integer_array(offsets),

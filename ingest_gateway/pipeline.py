@@ -22,7 +22,6 @@ import functools
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
-from uuid import UUID
 
 from infra.runtime import log
 from infra.runtime.producer import Receipt
@@ -56,14 +55,14 @@ class StoreBusy(Exception):
 class KeyStore(Protocol):
     """Where keys are remembered; the arbiter between gateways and workers."""
 
-    async def look(self, ids: Sequence[UUID]) -> Mapping[UUID, Known]:
+    async def look(self, ids: Sequence[bytes]) -> Mapping[bytes, Known]:
         """The rows of those ids that have one.
 
         Raises:
             StoreDown: within the look-up deadline there was no answer. StoreBusy: the table is locked (a migration).
         """
 
-    async def remember(self, keys: Sequence[Remembered]) -> Mapping[UUID, Known]:
+    async def remember(self, keys: Sequence[Remembered]) -> Mapping[bytes, Known]:
         """Insert a row for each key that has none, durably; return the rows that were there before.
 
         Raises:
@@ -237,7 +236,7 @@ class Pipeline:
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._pace = Pace(clock())
-        self._flights: dict[UUID, Flight] = {}
+        self._flights: dict[bytes, Flight] = {}
         self._queue: deque[Flight] = deque()
         self._batches: set[asyncio.Task[None]] = set()
         self._kick_scheduled = False
@@ -278,7 +277,7 @@ class Pipeline:
             return self.refusal()
         try:
             while True:
-                leader = self._flights.get(event.id)
+                leader = self._flights.get(event.id_bytes)
                 if leader is None:
                     settled: asyncio.Future[Outcome] = self._loop.create_future()
                     self._lead(event, wire, traceparent, settled)
@@ -316,10 +315,10 @@ class Pipeline:
             now = self._clock()
             for position, (event, wire, traceparent) in enumerate(events):
                 place = _Place(group, position)
-                if event.id in self._flights:
+                if event.id_bytes in self._flights:
                     self._join(event, wire, traceparent, place)
                 else:
-                    flight = self._flights[event.id] = Flight(event, wire, traceparent, place, now)
+                    flight = self._flights[event.id_bytes] = Flight(event, wire, traceparent, place, now)
                     self._queue.append(flight)
             self._kick_soon()
             await group.settled
@@ -342,7 +341,7 @@ class Pipeline:
             await asyncio.wait(set(self._batches))
 
     def _join(self, event: Event, wire: bytes, traceparent: bytes | None, place: Settles) -> None:
-        leader = self._flights.get(event.id)
+        leader = self._flights.get(event.id_bytes)
         if leader is None:
             self._lead(event, wire, traceparent, place)
         else:
@@ -352,7 +351,7 @@ class Pipeline:
 
     def _lead(self, event: Event, wire: bytes, traceparent: bytes | None, settled: Settles) -> None:
         flight = Flight(event, wire, traceparent, settled, self._clock())
-        self._flights[event.id] = flight
+        self._flights[event.id_bytes] = flight
         self._queue.append(flight)
         self._kick_soon()
 
@@ -407,13 +406,13 @@ class Pipeline:
         if error is not None:
             _LOG.error("A micro-batch failed in a way it must not.", action="batch_crashed", exc_info=error)
         for flight in flights:
-            if not flight.settled.done() and self._flights.get(flight.event.id) is flight:
+            if not flight.settled.done() and self._flights.get(flight.event.id_bytes) is flight:
                 self._settle(flight, Unknown("internal_error"))
         self._pace.note(len(flights), self._clock())
         self._kick()
 
     def _settle(self, flight: Flight, outcome: Outcome) -> None:
-        self._flights.pop(flight.event.id, None)  # an abandoned one is not there any more
+        self._flights.pop(flight.event.id_bytes, None)  # an abandoned one is not there any more
         if not flight.settled.done():
             flight.settled.set_result(outcome)
         for follower in flight.followers:
@@ -439,12 +438,12 @@ class Pipeline:
         if acked:
             await self._remember(acked, looked=known is not None)
 
-    async def _look(self, flights: list[Flight]) -> Mapping[UUID, Known] | None:
+    async def _look(self, flights: list[Flight]) -> Mapping[bytes, Known] | None:
         """The known rows; None when the store cannot be asked now."""
         if not self._breaker.allows():
             return None
         try:
-            known = await self._store.look([flight.event.id for flight in flights])
+            known = await self._store.look([flight.event.id_bytes for flight in flights])
         except StoreBusy:
             return None
         except StoreDown:
@@ -453,13 +452,13 @@ class Pipeline:
         self._breaker.succeeded()
         return known
 
-    def _answer_known(self, flights: list[Flight], known: Mapping[UUID, Known]) -> list[Flight]:
+    def _answer_known(self, flights: list[Flight], known: Mapping[bytes, Known]) -> list[Flight]:
         """Answer those whose key is known; the rest, and what is due to be published again."""
         if not known:
             return flights
         fresh = []
         for flight in flights:
-            row = known.get(flight.event.id)
+            row = known.get(flight.event.id_bytes)
             outcome = None if row is None else against(flight.event, row)
             if outcome is None or (row is not None and row.overdue and outcome is DUPLICATE):
                 flight.republished = outcome is not None
@@ -481,15 +480,15 @@ class Pipeline:
         return acked
 
     async def _remember(self, acked: list[tuple[Flight, Receipt]], *, looked: bool) -> None:
-        keys = [Remembered(f.event.id, f.event.fingerprint, r.partition, r.offset) for f, r in acked]
+        keys = [Remembered(f.event.id_bytes, f.event.fingerprint, r.partition, r.offset) for f, r in acked]
         standing = await self._try_remember(keys) if looked else None
         if standing is None:
             self._memory.add(keys)
         for flight, receipt in acked:
-            row = None if standing is None else standing.get(flight.event.id)
+            row = None if standing is None else standing.get(flight.event.id_bytes)
             self._settle(flight, remembered(flight.event, receipt, row, deferred=standing is None))
 
-    async def _try_remember(self, keys: list[Remembered]) -> Mapping[UUID, Known] | None:
+    async def _try_remember(self, keys: list[Remembered]) -> Mapping[bytes, Known] | None:
         """The rows that were there before mine; None when it has to be done later."""
         if not self._breaker.allows():
             return None

@@ -12,20 +12,14 @@ import hashlib
 from collections.abc import Callable
 from functools import partial
 from typing import Any
-from uuid import UUID, SafeUUID
+from uuid import UUID
 
 PLUTUS_NAMESPACE = UUID("843d5e91-1cfd-5cba-9297-323abc873570")
 """Fixed for ever: UUIDv5 of the URL namespace and `tag:plutus,2026:event-id`."""
 _NAMESPACE_BYTES = PLUTUS_NAMESPACE.bytes
-_VERSION_CLEAR = ~((0xF000 << 64) | (0xC000 << 48))
-_VERSION_5 = (5 << 76) | (0x8000 << 48)
-
-# UUID's constructor checks six ways of being called, half a microsecond an event; its two slots are filled here instead. The unit
-# tests hold the result equal to `uuid.uuid5`.
-_new_uuid = partial(object.__new__, UUID)
-_set_number = UUID.__dict__["int"].__set__
-_set_safety = UUID.__dict__["is_safe"].__set__
-_UNKNOWN_SAFETY = SafeUUID.unknown
+_VERSION_5 = tuple(bytes([byte & 0x0F | 0x50]) for byte in range(256))
+_VARIANT = tuple(bytes([byte & 0x3F | 0x80]) for byte in range(256))
+"""What a digest's seventh and ninth byte become in a UUIDv5, by table: half the time of whole-number arithmetic."""
 
 
 def _small_sha1() -> Callable[[bytes], Any]:
@@ -44,14 +38,21 @@ def _small_sha1() -> Callable[[bytes], Any]:
 _sha1 = _small_sha1()
 
 
+def id_bytes(source: str, idempotency_key: str) -> bytes:
+    """The 16 bytes of `event_id`, without the object: it costs as much again, and most events never need it."""
+    digest: bytes = _sha1(_NAMESPACE_BYTES + f"{source}\n{idempotency_key}".encode()).digest()
+    return digest[:6] + _VERSION_5[digest[6]] + digest[7:8] + _VARIANT[digest[8]] + digest[9:16]
+
+
 def event_id(source: str, idempotency_key: str) -> UUID:
     """The id of the event that `source` calls `idempotency_key`. Both are ASCII and already validated."""
-    name = _NAMESPACE_BYTES + f"{source}\n{idempotency_key}".encode()
-    number = int.from_bytes(_sha1(name).digest()[:16], "big")
-    made: UUID = _new_uuid()
-    _set_number(made, (number & _VERSION_CLEAR) | _VERSION_5)
-    _set_safety(made, _UNKNOWN_SAFETY)
-    return made
+    return UUID(bytes=id_bytes(source, idempotency_key))
+
+
+def id_text(id_bytes: bytes) -> str:
+    """The same as `str(UUID(bytes=id_bytes))`."""
+    digits = id_bytes.hex()
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 def partition_key(source: str, ordering_key: str | None = None) -> bytes:

@@ -73,7 +73,7 @@ def load(raw: bytes, limits: Limits = SAFETY) -> Document:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
         raise _malformed(error) from None
-    if has_more_values(raw, limits.nodes + _ENVELOPE_NODES):
+    if len(raw) > limits.nodes and has_more_values(raw, limits.nodes + _ENVELOPE_NODES):
         raise TooLarge(f"The document holds more than {limits.nodes} values.")
     if _BACKSLASH in raw and b"\\u0000" in raw and _NUL_ESCAPE.search(raw):
         raise Invalid(
@@ -114,9 +114,10 @@ def check_size(raw: bytes, limits: Limits) -> None:
     Raises:
         Malformed: deeper than limits.depth. TooLarge: more than limits.nodes values.
     """
-    if has_more_values(raw, limits.nodes):
+    size = len(raw)
+    if size > limits.nodes and has_more_values(raw, limits.nodes):
         raise TooLarge(f"The payload holds more than {limits.nodes} values.", pointer="/payload")
-    if _is_deeper(raw, limits.depth):
+    if size > 2 * limits.depth and _is_deeper(raw, limits.depth):
         raise Malformed(
             f"The payload is nested deeper than {limits.depth}.", reason=Reason.TOO_DEEP, pointer="/payload"
         )
@@ -124,16 +125,16 @@ def check_size(raw: bytes, limits: Limits) -> None:
 
 def has_more_values(raw: bytes, nodes: int) -> bool:
     """True when a JSON text holds more than `nodes` values, containers included. Of other text it says nothing."""
-    if len(raw) <= nodes or raw.count(b",") + raw.count(b"{") + raw.count(b"[") < nodes:
-        return False  # a value takes a byte, and each but the first a comma or an opened container
+    if raw.count(b",") + raw.count(b"{") + raw.count(b"[") < nodes:
+        return False  # each value but the first takes a comma or an opened container
     bare = _without_strings(raw)
     containers = bare.count(b"{") + bare.count(b"[") - bare.count(b"{}") - bare.count(b"[]")
     return 1 + bare.count(b",") + containers > nodes
 
 
 def _is_deeper(raw: bytes, depth: int) -> bool:
-    if len(raw) <= 2 * depth or raw.count(b"{") + raw.count(b"[") <= depth:
-        return False  # it cannot be deeper than it opens, and what opens closes
+    if raw.count(b"{") + raw.count(b"[") <= depth:
+        return False  # it cannot be deeper than it opens
     brackets = _without_strings(raw).translate(_BRACKETS, _NOT_BRACKETS)
     for _ in range(depth):
         brackets = brackets.replace(b"()", b"")
@@ -156,19 +157,18 @@ def canonical(raw: bytes, document: Document) -> bytes:
     """
     if document.plain:
         encoded = orjson.dumps(document.value, option=orjson.OPT_SORT_KEYS)
-        if not _may_need_rewriting(encoded) or not _NUMBER_TO_REWRITE.search(encoded):
+        # Cheap evidence for the search: such a number has ".0", "e+" or "e-" in it, hence one of three bytes. (`find` takes
+        # two thirds of the time of `in` for what is not there.)
+        if not (
+            (_DOT in encoded and b".0" in encoded)
+            or (_MINUS in encoded and encoded.find(b"e-") >= 0)
+            or (_PLUS in encoded and b"e+" in encoded)
+        ):
+            return encoded
+        if not _NUMBER_TO_REWRITE.search(encoded):
             return encoded
     exact = _decode_exactly(raw) if document.exact is None else document.exact
     return orjson.dumps(exact, option=orjson.OPT_SORT_KEYS)
-
-
-def _may_need_rewriting(encoded: bytes) -> bool:
-    """Cheap evidence for the search: such a number has ".0", "e+" or "e-" in it, hence one of three bytes."""
-    return (
-        (_DOT in encoded and b".0" in encoded)
-        or (_MINUS in encoded and b"e-" in encoded)
-        or (_PLUS in encoded and b"e+" in encoded)
-    )
 
 
 def canonical_number(text: str) -> str:

@@ -1,6 +1,7 @@
 """One batch of one partition: decided, claimed, run and written in one transaction, behind the partition's claim.
 
-    read what is known  →  remember missing rows of gateway records (a short transaction of their own)
+    read what is known  →  remember missing rows of gateway records (a short transaction of their own); or, where the last
+                           batch was all new, guess that this one is too (`optimism.py`): a wrong guess undoes it all
     BEGIN
       open the claim            no row: fenced, somebody else owns the partition
       claim the ids             what does not come back is read and decided anew
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple, TypeVar
@@ -29,6 +31,7 @@ from stream_worker.breaker import Breaker
 from stream_worker.decide import EXHAUSTED, NEW, REPLAY, Decision, Known, Run, decide
 from stream_worker.event_rows import EventRows, Status
 from stream_worker.handlers import Registry
+from stream_worker.optimism import Optimism
 from stream_worker.outcomes import Dead, Duplicate, Outcome, Parked, Redelivered, Retry, Stored
 from stream_worker.records import Item
 from stream_worker.run import BrokenTransaction, Hold, Runner, Task
@@ -42,6 +45,10 @@ T = TypeVar("T")
 
 class Fenced(Exception):
     """Another epoch owns the partition: drop its work."""
+
+
+class _NotNew(Exception):
+    """It was guessed that no id of the batch is known, and one is. The transaction is undone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +84,7 @@ class _Batch:
     accepted_at: dict[bytes, datetime]
     replayed: set[bytes]
     over_limit: set[int]
+    guessed: bool = False
 
     def attempts(self, item: Item) -> int:
         """Runs of this event by now, this one included."""
@@ -111,6 +119,7 @@ class Processor:
         items: Sequence[Item],
         failures: Mapping[int, int],
         breaker: Breaker | None = None,
+        optimism: Optimism | None = None,
     ) -> Result:
         """Settle as many of `items` (one partition, log order) as can be settled now.
 
@@ -118,12 +127,13 @@ class Processor:
             db: a connection outside any transaction.
             failures: how often the item at an offset has failed so far.
             breaker: what the partition's earlier batches left of it; `Result.breaker` is what this one leaves.
+            optimism: the partition's own; told how this batch went.
 
         Raises:
             Fenced: the claim is lost. Hold: wait and try the same again. asyncpg errors of our own statements likewise.
         """
         try:
-            return await self._process(db, claim, items, failures, breaker or Breaker())
+            return await self._process(db, claim, items, failures, breaker or Breaker(), optimism or Optimism())
         except UnknownVersion as error:
             raise Hold("fingerprint_version", alarm=True) from error
 
@@ -134,20 +144,38 @@ class Processor:
         items: Sequence[Item],
         failures: Mapping[int, int],
         breaker: Breaker,
+        optimism: Optimism,
     ) -> Result:
-        known = await self._read(db, items)
-        await self._remember_missing(db, items, known)
-        return await until_whole(
-            lambda broken, careful: self._transaction(
-                db, claim, _Batch(items, failures, known, breaker.copy(), {}, set(), set()), broken, careful
+        def settled(known: Known, guessed: bool) -> Awaitable[Result]:
+            return until_whole(
+                lambda broken, careful: self._transaction(
+                    db,
+                    claim,
+                    _Batch(items, failures, known, breaker.copy(), {}, set(), set(), guessed),
+                    broken,
+                    careful,
+                )
             )
-        )
 
-    async def _read(self, db: asyncpg.Connection, items: Sequence[Item]) -> Known:
         first, last = items[0], items[-1]
-        ids = {item.id for item in items if item.event}
-        keys = await store.read_keys(db, ids)
         failed_at = await store.failed_coordinates(db, first.topic, first.partition, first.offset, last.offset)
+        if optimism.allowed and len(items) >= _MANY and not any(item.from_gateway for item in items):
+            try:
+                result = await settled(Known({}, failed_at, {}), guessed=True)
+            except _NotNew:
+                optimism.wrong()
+            else:
+                optimism.right()
+                return result
+        known = await self._read(db, items, failed_at)
+        optimism.asked(len(known.keys))
+        await self._remember_missing(db, items, known)
+        return await settled(known, guessed=False)
+
+    async def _read(
+        self, db: asyncpg.Connection, items: Sequence[Item], failed_at: AbstractSet[tuple[int, int]]
+    ) -> Known:
+        keys = await store.read_keys(db, {item.id for item in items if item.event})
         failed = [each for each, row in keys.items() if row.state == "failed"]
         return Known(keys, failed_at, await store.dead_letter_times(db, failed) if failed else {})
 
@@ -215,7 +243,7 @@ class Processor:
         fresh = [item for item, run in wanted if run is not REPLAY]
         replays = {item.id for item, run in wanted if run is REPLAY}
         unknown = [item for item in fresh if item.id not in batch.known.keys]
-        if len(unknown) >= _MANY and await store.insert_keys(db, unknown):
+        if unknown and await self._insert(db, batch, unknown):
             batch.accepted_at.update(dict.fromkeys([item.id for item in unknown], now))
             fresh = [item for item in fresh if item.id in batch.known.keys]
         if fresh:
@@ -235,6 +263,27 @@ class Processor:
         # Still failed, and not ours to run: it has run as often as one may.
         batch.known.exhausted.update(e for e in refused & replays if e in anew and anew[e].state == "failed")
         return False
+
+    async def _insert(self, db: asyncpg.Connection, batch: _Batch, unknown: Sequence[Item]) -> bool:
+        """Take many ids that had no row a moment ago; False: they are few, or somebody was quicker.
+
+        Raises:
+            _NotNew: it had only been guessed.
+        """
+        if batch.guessed:
+            try:
+                await store.insert_keys(db, unknown)
+            except asyncpg.UniqueViolationError:
+                raise _NotNew from None
+            return True
+        if len(unknown) < _MANY:
+            return False
+        try:
+            async with db.transaction():
+                await store.insert_keys(db, unknown)
+        except asyncpg.UniqueViolationError:
+            return False
+        return True
 
     async def _limit_repeats(self, db: asyncpg.Connection, batch: _Batch, decisions: Sequence[Decision]) -> None:
         """The same refused bytes, again and again: recorded, but dead-lettered only so often, so that a loop of

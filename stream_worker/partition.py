@@ -36,6 +36,7 @@ from stream_worker.dead_letter import DeadLettersHeld, Sender
 from stream_worker.emit import EmittedHeld, Publisher, counted, publish
 from stream_worker.metrics import Metrics
 from stream_worker.observe import Observer
+from stream_worker.optimism import Optimism
 from stream_worker.outcomes import Dead, Retry, Stored
 from stream_worker.parking import Drained, Drainer
 from stream_worker.progress import Progress
@@ -111,6 +112,7 @@ class Partition:
         self._marked = False
         self._emitted = False  # events may wait in the outbox of emitted events
         self._breaker = shared.breaker.copy()
+        self._optimism = Optimism()
         self._trips, self._probed = 0, 0
         self._look_at = 0.0  # loop time at which parked keys and unsent dead letters are looked at next
         self._fenced = False
@@ -336,7 +338,9 @@ class Partition:
         if self._watchful:
             items = [await self._beware(db, items[0])]
         with self._shared.observer.batch(items), counted() as emitted:
-            result = await self._shared.processor.process(db, self.claim, items, self._failures, self._breaker)
+            result = await self._shared.processor.process(
+                db, self.claim, items, self._failures, self._breaker, self._optimism
+            )
         if self._ahead:  # they were told when they ran
             result = replace(result, outcomes=[each for each in result.outcomes if each[0].offset not in self._ahead])
         self._emitted = self._emitted or emitted.count > 0

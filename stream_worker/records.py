@@ -148,7 +148,7 @@ def read(record: KafkaRecord, check: Callable[[Event], None], *, refuse_key_mism
         record.key,
         record.value,
         record.headers,
-        event.id.bytes if event else b"",
+        event.id_bytes if event else b"",
         event,
         dead,
         matches,

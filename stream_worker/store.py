@@ -166,16 +166,15 @@ async def claim_keys(
     return claimed
 
 
-async def insert_keys(db: asyncpg.Connection, items: Collection[Item]) -> bool:
-    """Take the ids of these items, all of one partition, of which none had a row a moment ago: by COPY, which costs the server
-    less than half of what `claim_keys` does. False: somebody was quicker, and none is taken."""
+async def insert_keys(db: asyncpg.Connection, items: Collection[Item]) -> None:
+    """Take the ids of these items, all of one partition, of which none should have a row: by COPY, which costs the server less
+    than half of what `claim_keys` does.
+
+    Raises:
+        asyncpg.UniqueViolationError: one has a row, and the transaction, or its savepoint, is lost.
+    """
     source: Any = memoryview(event_rows.key_rows(sorted(items, key=_by_id)))
-    try:
-        async with db.transaction():
-            await db.copy_to_table("event_keys", source=source, columns=event_rows.KEY_COLUMNS, format="binary")
-    except asyncpg.UniqueViolationError:
-        return False
-    return True
+    await db.copy_to_table("event_keys", source=source, columns=event_rows.KEY_COLUMNS, format="binary")
 
 
 async def claim_replays(db: asyncpg.Connection, ids: Collection[bytes], limit: int) -> dict[bytes, datetime]:

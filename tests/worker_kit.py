@@ -19,6 +19,7 @@ from stream_worker import records, store
 from stream_worker.backoff import Backoff
 from stream_worker.batch import Processor, Result
 from stream_worker.handlers import Registry
+from stream_worker.optimism import Optimism
 from stream_worker.outcomes import Outcome
 from stream_worker.records import Item
 from stream_worker.run import Runner
@@ -92,10 +93,11 @@ async def settle(
     using: Processor | None = None,
     claim: Claim | None = None,
     failures: Mapping[int, int] | None = None,
+    optimism: Optimism | None = None,
 ) -> Result:
     """One batch."""
     owned = claim or await take(db, items[0].partition)
-    return await (using or processor()).process(db, owned, items, failures or {})
+    return await (using or processor()).process(db, owned, items, failures or {}, optimism=optimism)
 
 
 def outcomes(result: Result) -> list[Outcome]:

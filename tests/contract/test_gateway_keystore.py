@@ -27,7 +27,7 @@ from tests.harness import connected, eventually
 def key(name: str, payload: object = 1, *, partition: int = 0, offset: int = 0) -> Remembered:
     """The key of an event that is in Kafka there."""
     one = event(name, payload)
-    return Remembered(one.id, one.fingerprint, partition, offset)
+    return Remembered(one.id_bytes, one.fingerprint, partition, offset)
 
 
 def row(of: Remembered) -> Known:
@@ -41,7 +41,7 @@ class Rig(Protocol):
     @property
     def store(self) -> KeyStore: ...
 
-    async def age(self, one: UUID) -> None:
+    async def age(self, one: bytes) -> None:
         """The key was accepted long ago and is still not stored."""
 
     async def take_down(self) -> None:
@@ -108,7 +108,7 @@ class MemoryRig:
     def __init__(self) -> None:
         self.store = MemoryKeys()
 
-    async def age(self, one: UUID) -> None:
+    async def age(self, one: bytes) -> None:
         self.store.overdue.add(one)
 
     async def take_down(self) -> None:
@@ -130,10 +130,10 @@ class PostgresRig:
         self.database = database
         self.store = PostgresKeys(settings(database), Metrics())
 
-    async def age(self, one: UUID) -> None:
+    async def age(self, one: bytes) -> None:
         async with connected(self.database) as db:
             await db.execute(
-                "UPDATE event_keys SET accepted_at = now() - interval '11 minutes' WHERE event_id = $1", one
+                "UPDATE event_keys SET accepted_at = now() - interval '11 minutes' WHERE event_id = $1", UUID(bytes=one)
             )
 
     async def take_down(self) -> None:
@@ -168,7 +168,7 @@ def settings(database: str, **values: object) -> GatewaySettings:
     )
 
 
-async def until_told(store: PostgresKeys, keys: list[Remembered]) -> Mapping[UUID, Known]:
+async def until_told(store: PostgresKeys, keys: list[Remembered]) -> Mapping[bytes, Known]:
     """Remember, again while the other one's rows are not committed within the lock time-out of 50 ms, as deferred keys do. A
     deadlock is StoreDown, which ends it."""
     while True:
@@ -202,7 +202,7 @@ class TestPostgresKeys(KeyStoreContract):
         a = key("a")
         await rig.store.remember([a])
         async with connected(rig.database) as db, db.transaction():
-            await db.execute("UPDATE event_keys SET state = 'stored' WHERE event_id = $1", a.event_id)
+            await db.execute("UPDATE event_keys SET state = 'stored' WHERE event_id = $1", UUID(bytes=a.event_id))
             assert await rig.store.remember([a, key("b")]) == {a.event_id: row(a)}
 
     async def test_a_locked_table_makes_the_store_busy_not_down(self, rig: PostgresRig) -> None:
@@ -218,7 +218,7 @@ class TestPostgresKeys(KeyStoreContract):
             await held.start()
             await db.execute(
                 'INSERT INTO event_keys (event_id, fingerprint, "partition", record_offset) VALUES ($1, $2, 0, 0)',
-                a.event_id,
+                UUID(bytes=a.event_id),
                 a.fingerprint,
             )
             async with asyncio.timeout(0.5):

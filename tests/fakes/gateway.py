@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from uuid import UUID
 
 from infra.runtime.producer import NotAccepted, Receipt, Result, Unknown, partition_of
 from ingest_gateway.decide import Known, Remembered
@@ -44,15 +43,15 @@ class MemoryKeys:
 
     def __init__(self, steps: Steps | None = None) -> None:
         self.steps = steps or Steps()
-        self.rows: dict[UUID, Known] = {}
-        self.overdue: set[UUID] = set()
+        self.rows: dict[bytes, Known] = {}
+        self.overdue: set[bytes] = set()
         self.down = False
         self.busy = False
         self.locked = False
         self.looks: list[int] = []
         self.remembers: list[list[Remembered]] = []
 
-    async def look(self, ids: Sequence[UUID]) -> Mapping[UUID, Known]:
+    async def look(self, ids: Sequence[bytes]) -> Mapping[bytes, Known]:
         """The rows of those ids that have one."""
         self.looks.append(len(ids))
         await self.steps.turn()
@@ -62,7 +61,7 @@ class MemoryKeys:
             raise StoreBusy
         return {one: self._row(one) for one in ids if one in self.rows}
 
-    async def remember(self, keys: Sequence[Remembered]) -> Mapping[UUID, Known]:
+    async def remember(self, keys: Sequence[Remembered]) -> Mapping[bytes, Known]:
         """Insert what has no row; the rows that were there before."""
         self.remembers.append(list(keys))
         await self.steps.turn()
@@ -75,7 +74,7 @@ class MemoryKeys:
             self.rows.setdefault(key.event_id, Known(key.fingerprint, key.partition, key.offset))
         return standing
 
-    def _row(self, one: UUID) -> Known:
+    def _row(self, one: bytes) -> Known:
         return self.rows[one]._replace(overdue=one in self.overdue)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from datetime import datetime
 
 import asyncpg
@@ -13,7 +13,9 @@ import pytest
 from schemas.errors import Permanent, Reason, Retryable
 from schemas.event import Event
 from stream_worker import store
+from stream_worker.decide import KeyRow
 from stream_worker.handlers import Registry
+from stream_worker.optimism import Optimism
 from stream_worker.outcomes import Dead, Duplicate, Redelivered, Retry, Stored
 from stream_worker.run import Hold
 from tests.harness import connected
@@ -65,6 +67,64 @@ async def test_a_gateways_record_behind_a_direct_copy_of_its_event_is_absorbed(d
     result = await settle(db, items, processor(registry_of(note)))
     assert outcomes(result) == [Stored("note"), Duplicate()]
     assert await effects(db) == ["a"]
+
+
+async def a_guessing_partition(db: asyncpg.Connection, log: Log, claim: store.Claim) -> Optimism:
+    """A partition whose last batch, of the events b0 to b59, was all new."""
+    optimism = Optimism()
+    await settle(db, [log.append(envelope(f"b{n}")) for n in range(60)], claim=claim, optimism=optimism)
+    assert optimism.allowed
+    return optimism
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many ids each question for known keys was about."""
+    counts: list[int] = []
+    read_keys = store.read_keys
+
+    async def counted(db: asyncpg.Connection, ids: Collection[bytes]) -> dict[bytes, KeyRow]:
+        counts.append(len(ids))
+        return await read_keys(db, ids)
+
+    monkeypatch.setattr(store, "read_keys", counted)
+    return counts
+
+
+async def test_after_a_new_batch_the_next_is_taken_without_asking(db: asyncpg.Connection, asked: list[int]) -> None:
+    log, claim = Log(), await take(db)
+    optimism = await a_guessing_partition(db, log, claim)
+    items = [log.append(envelope(f"c{n % 80}")) for n in range(81)] + [log.append(b"{")]
+    result = await settle(db, items, processor(registry_of(note)), claim, optimism=optimism)
+    assert outcomes(result) == [*[Stored("note")] * 80, Duplicate(), Dead(Reason.MALFORMED_JSON, "parse")]
+    assert await effects(db) == [f"c{n}" for n in range(80)]
+    assert (asked, optimism.allowed) == ([60], True)
+
+
+async def test_a_wrong_guess_changes_nothing_but_the_work(db: asyncpg.Connection, asked: list[int]) -> None:
+    log, claim = Log(), await take(db)
+    optimism = await a_guessing_partition(db, log, claim)
+    new = [log.append(envelope(f"c{n}")) for n in range(60)]
+    known = [log.append(envelope("b7")), log.append(envelope("b8", "another payload"))]
+    result = await settle(db, new + known, processor(registry_of(note)), claim, optimism=optimism)
+    assert outcomes(result) == [
+        *[Stored("note")] * 60,
+        Duplicate(),
+        Dead(Reason.IDEMPOTENCY_CONFLICT, "decide"),
+    ]
+    assert await effects(db) == [f"c{n}" for n in range(60)]
+    assert await states(db) == [("stored", 1)] * 120
+    assert (asked, optimism.allowed) == ([60, 62], False)
+
+
+async def test_a_gateways_record_is_always_asked_for(db: asyncpg.Connection, asked: list[int]) -> None:
+    """It has a row as a rule, and where it has none it gets one before the handlers run."""
+    log, claim = Log(), await take(db)
+    optimism = await a_guessing_partition(db, log, claim)
+    items = [log.append(envelope(f"c{n}"), gateway=n == 59) for n in range(60)]
+    result = await settle(db, items, claim=claim, optimism=optimism)
+    assert outcomes(result) == [Stored(None)] * 60
+    assert asked[:2] == [60, 60]
 
 
 @pytest.mark.parametrize("count", [3, 60])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from uuid import UUID
 
 from ingest_gateway.breaker import Breaker
 from ingest_gateway.decide import Known, Remembered
@@ -16,7 +15,7 @@ from tests.fakes.gateway import MemoryKeys, event
 def key(name: str, offset: int = 0) -> Remembered:
     """A key of that name."""
     one = event(name)
-    return Remembered(one.id, one.fingerprint, 0, offset)
+    return Remembered(one.id_bytes, one.fingerprint, 0, offset)
 
 
 class Rig:
@@ -63,7 +62,7 @@ async def test_it_tries_again_with_growing_pauses_until_the_store_is_back() -> N
     assert max(rig.pauses) == 2.0
     rig.keys.down = False
     await rig.run_until_empty()
-    assert rig.keys.rows.keys() == {event("a").id}
+    assert rig.keys.rows.keys() == {event("a").id_bytes}
 
 
 async def test_beyond_the_bound_keys_are_dropped_and_counted() -> None:
@@ -77,7 +76,7 @@ async def test_the_first_record_of_an_id_is_the_one_remembered() -> None:
     rig = Rig()
     rig.deferred.add([key("a", 1), key("b", 2), key("a", 3)])
     await rig.run_until_empty()
-    assert rig.keys.rows[event("a").id].offset == 1
+    assert rig.keys.rows[event("a").id_bytes].offset == 1
     assert rig.deferred.waiting == 0
 
 
@@ -86,9 +85,9 @@ class OneBusyRow(MemoryKeys):
 
     def __init__(self, name: str) -> None:
         super().__init__()
-        self.busy_id = event(name).id
+        self.busy_id = event(name).id_bytes
 
-    async def remember(self, keys: Sequence[Remembered]) -> Mapping[UUID, Known]:
+    async def remember(self, keys: Sequence[Remembered]) -> Mapping[bytes, Known]:
         self.busy = any(one.event_id == self.busy_id for one in keys)
         return await super().remember(keys)
 
@@ -101,9 +100,9 @@ async def test_a_busy_row_holds_up_nobody_else() -> None:
     running = asyncio.create_task(deferred.run())
     for _ in range(100):
         await asyncio.sleep(0)
-    assert store.rows.keys() == {event("a").id, event("c").id}
+    assert store.rows.keys() == {event("a").id_bytes, event("c").id_bytes}
     assert deferred.waiting == 1
-    store.busy_id = event("nobody").id
+    store.busy_id = event("nobody").id_bytes
     for _ in range(100):
         await asyncio.sleep(0)
     running.cancel()

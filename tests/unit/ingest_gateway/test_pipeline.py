@@ -71,7 +71,7 @@ async def test_new_then_duplicate_then_conflict() -> None:
     assert await rig.submit(event("a", {"m": 2.0, "n": 1})) is DUPLICATE
     assert await rig.submit(event("a", {"n": 2})) is CONFLICT
     assert len(rig.log) == 1
-    assert rig.keys.rows[event("a").id][1:3] == (first.partition, first.offset)
+    assert rig.keys.rows[event("a").id_bytes][1:3] == (first.partition, first.offset)
 
 
 async def test_8b_equal_ids_in_flight_share_one_publication_and_are_answered_after_it() -> None:
@@ -115,11 +115,11 @@ async def test_the_row_decides_by_the_record_it_names() -> None:
     rig.steps.release()  # look
     await until_quiet()
     rig.steps.release()  # publish
-    rows = {f.event.id: (p, o) for p, part in enumerate(rig.log.partitions) for o, f in enumerate(part)}
-    rig.keys.rows[mine.id] = Known(mine.fingerprint, *rows[mine.id])
-    rig.keys.rows[other.id] = Known(other.fingerprint, 0, 99)
+    rows = {f.event.id_bytes: (p, o) for p, part in enumerate(rig.log.partitions) for o, f in enumerate(part)}
+    rig.keys.rows[mine.id_bytes] = Known(mine.fingerprint, *rows[mine.id_bytes])
+    rig.keys.rows[other.id_bytes] = Known(other.fingerprint, 0, 99)
     outcomes = await release_all(rig.steps, tasks)
-    assert outcomes == [Accepted(*rows[mine.id]), DUPLICATE]
+    assert outcomes == [Accepted(*rows[mine.id_bytes]), DUPLICATE]
 
 
 async def test_losing_the_race_to_another_payload_is_a_conflict() -> None:
@@ -127,14 +127,14 @@ async def test_losing_the_race_to_another_payload_is_a_conflict() -> None:
     tasks = rig.start(event("a", 1))
     await until_quiet()
     rig.steps.release()
-    rig.keys.rows[event("a").id] = Known(event("a", 2).fingerprint, 2, 77)
+    rig.keys.rows[event("a").id_bytes] = Known(event("a", 2).fingerprint, 2, 77)
     assert await release_all(rig.steps, tasks) == [CONFLICT]
 
 
 async def test_a_key_that_is_overdue_is_published_again_and_told_duplicate() -> None:
     rig = Rig()
     await rig.submit(event("a", 1))
-    rig.keys.overdue.add(event("a").id)
+    rig.keys.overdue.add(event("a").id_bytes)
     assert await rig.submit(event("a", 1)) is DUPLICATE
     assert len(rig.log) == 2
     assert await rig.submit(event("a", 2)) is CONFLICT

@@ -48,11 +48,11 @@ class World:
         if offset < len(records):
             self.worked[partition] += 1
             taken = records[offset].event
-            self.keys.rows.setdefault(taken.id, Known(taken.fingerprint, partition, offset))
+            self.keys.rows.setdefault(taken.id_bytes, Known(taken.fingerprint, partition, offset))
 
     def winner(self, one: Event) -> bytes | None:
         """The fingerprint that the id ended with."""
-        row = self.keys.rows.get(one.id)
+        row = self.keys.rows.get(one.id_bytes)
         return row.fingerprint if row else None
 
 
@@ -79,14 +79,14 @@ async def play(senders: list[tuple[int, str, int]], data: st.DataObject, *, fail
 
 
 def check(world: World, events: list[Event], outcomes: list[Outcome], *, failures: bool) -> None:
-    logged = Counter((flight.event.id, flight.event.fingerprint) for flight in world.log.order)
+    logged = Counter((flight.event.id_bytes, flight.event.fingerprint) for flight in world.log.order)
     created: Counter[object] = Counter()
     for one, outcome in zip(events, outcomes, strict=True):
         match outcome:
             case Accepted() | Duplicate():
                 assert world.winner(one) == one.fingerprint
-                assert logged[one.id, one.fingerprint] >= 1
-                created[one.id] += isinstance(outcome, Accepted)
+                assert logged[one.id_bytes, one.fingerprint] >= 1
+                created[one.id_bytes] += isinstance(outcome, Accepted)
             case Conflict():
                 assert world.winner(one) not in (None, one.fingerprint)
             case NotAccepted() | Unknown():
@@ -96,7 +96,7 @@ def check(world: World, events: list[Event], outcomes: list[Outcome], *, failure
     if failures:
         assert all(count <= 1 for count in created.values())
     else:
-        assert all(created[one.id] == 1 for one in events)
+        assert all(created[one.id_bytes] == 1 for one in events)
 
 
 @given(senders=SENDERS, data=st.data())

@@ -65,7 +65,7 @@ def refusal(body: bytes, limits: Limits = EDGE, key: str | None = None) -> Rejec
 def test_the_envelope_of_the_readme() -> None:
     event = parse_envelope(envelope())
     assert event == Event(
-        id=event_id("payment_service", "evt_123456"),
+        id_bytes=event_id("payment_service", "evt_123456").bytes,
         source="payment_service",
         schema_version="1.0",
         idempotency_key="evt_123456",
