@@ -10,7 +10,7 @@
 
 A request that is refused here is answered after those that were sent before it on the connection: a client would take the
 refusal for the answer to the first one. A timer exists only while a request is incomplete after what was read, so a request
-that came in one piece costs none. An answer that is complete at once is one write: uvicorn's two cost a system call and a
+that came in one piece costs none, and one that watches an idle connection is kept over its requests. An answer that is complete at once is one write: uvicorn's two cost a system call and a
 packet more. A small POST that came as a whole is first offered to the application's short cut, which needs no task.
 """
 
@@ -19,6 +19,7 @@ from __future__ import annotations
 from asyncio import BaseTransport, Event, TimerHandle
 from collections.abc import Callable, Iterable
 from enum import Enum
+from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import unquote
 
@@ -86,6 +87,19 @@ _REQUEST_LINE = 24
 _HEADER_LINE = 4
 _CHUNK_LINES = 32
 """Bytes around a chunk's data that need no explanation; beyond them and a head's worth in all, it is padding."""
+
+
+def _target(url: bytes) -> tuple[str, bytes, bytes]:
+    """Path, path as it was sent, and query of a request's target."""
+    parsed = httptools.parse_url(url)
+    raw = parsed.path
+    path = raw.decode("ascii")
+    return unquote(path) if "%" in path else path, raw, parsed.query or b""
+
+
+_SHORT_TARGET = 128
+_known_target = lru_cache(256)(_target)
+"""Of short ones, which come again and again."""
 
 
 class OneWriteCycle(RequestResponseCycle):
@@ -170,6 +184,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._timed = _Phase.NOTHING
         self._timer: TimerHandle | None = None
         self._unread: TimerHandle | None = None
+        self._idle: TimerHandle | None = None
+        self._idle_since: float | None = None
         self._before: RequestResponseCycle | None = None
         self._ended = False
         self._head_bytes = 0
@@ -189,8 +205,9 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
-        if self._unread is not None:
-            self._unread.cancel()
+        for timer in (self._unread, self._idle):
+            if timer is not None:
+                timer.cancel()
         self._hold(0)
         super().connection_lost(exc)
         # A request knows its connection: cut here, both are freed at once and need no (rare) look of the collector.
@@ -215,6 +232,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         # The callbacks take off what they are told; what is left is framing, or a header that is not complete yet.
         self._untold = len(data)
         self._ended = False
+        self._idle_since = None
         super().data_received(data)
         if self._untold > 0:
             self._count_untold()
@@ -230,8 +248,9 @@ class LimitedHttpProtocol(HttpToolsProtocol):
                 self._timed = self._phase
                 seconds = self._limits.head if self._phase is _Phase.HEAD else self._limits.body
                 self._timer = self.loop.call_later(seconds, self._expired)
-        if self._phase is _Phase.NOTHING and self._timer is None and self.timeout_keep_alive_task is None:
-            self._keep_alive()
+        between = self._phase is _Phase.NOTHING and self._timer is None and self._idle_since is None
+        if between and self.cycle is not None and self.cycle.response_complete and not self.pipeline:
+            self._rest()  # after stray line breaks, or at the end of a body that was answered before
 
     def _hold(self, count: int) -> None:
         """Of the request that is being read, this process holds so many bytes now."""
@@ -256,13 +275,22 @@ class LimitedHttpProtocol(HttpToolsProtocol):
                 own = self.cycle if unseen or self._phase is _Phase.BODY else None
                 self._refuse(problem(Kind.MALFORMED, "The request is padded."), own)
 
-    def _keep_alive(self) -> None:
-        """uvicorn starts this when it has answered; but stray line breaks stop it, and a body may end after its answer."""
-        idle = self.cycle is not None and self.cycle.response_complete and not self.pipeline
-        if idle and not self.transport.is_closing():
-            self.timeout_keep_alive_task = self.loop.call_later(
-                self.timeout_keep_alive, self.timeout_keep_alive_handler
-            )
+    def _rest(self) -> None:
+        """The connection is idle from now on. uvicorn makes and cancels a timer for each request; one looks at its end if the
+        time has really passed."""
+        if not self.transport.is_closing():
+            self._idle_since = self.loop.time()
+            if self._idle is None:
+                self._idle = self.loop.call_later(self.timeout_keep_alive, self._look_idle)
+
+    def _look_idle(self) -> None:
+        self._idle = None
+        if self._idle_since is not None:
+            left = self._idle_since + self.timeout_keep_alive - self.loop.time()
+            if left > 0:
+                self._idle = self.loop.call_later(left, self._look_idle)
+            else:
+                self.timeout_keep_alive_handler()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -309,11 +337,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         scope["method"] = parser.get_method().decode("ascii")
         if version != "1.1":
             scope["http_version"] = version
-        url = httptools.parse_url(self.url)
-        path = url.path.decode("ascii")
-        scope["path"] = unquote(path) if "%" in path else path
-        scope["raw_path"] = url.path
-        scope["query_string"] = url.query or b""
+        target = _known_target if len(self.url) <= _SHORT_TARGET else _target
+        scope["path"], scope["raw_path"], scope["query_string"] = target(self.url)
         before = self._before = self.cycle
         cycle = OneWriteCycle(
             scope=scope,
@@ -394,8 +419,14 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self._refuse(problem(Kind.MALFORMED, "This is not an HTTP/1.1 request that the gateway reads."), own)
 
     def on_response_complete(self) -> None:
-        """The next request on the connection may be answered, or the refusal that waits."""
-        super().on_response_complete()
+        """As uvicorn's, with our timer of idle connections: the next request may be answered, or the refusal that waits."""
+        self.server_state.total_requests += 1
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
+            if self.pipeline:
+                self._start_asgi_task(*self.pipeline.pop())
+            else:
+                self._rest()
         after = self._refused_after
         if self._refusal is not None and after is not None and after.response_complete:
             self._write_refusal(self._refusal)

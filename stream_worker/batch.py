@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple, TypeVar
@@ -157,25 +156,23 @@ class Processor:
                 )
             )
 
-        first, last = items[0], items[-1]
-        failed_at = await store.failed_coordinates(db, first.topic, first.partition, first.offset, last.offset)
         if optimism.allowed and len(items) >= _MANY and not any(item.from_gateway for item in items):
             try:
-                result = await settled(Known({}, failed_at, {}), guessed=True)
+                result = await settled(await self._read(db, items, set()), guessed=True)
             except _NotNew:
                 optimism.wrong()
             else:
                 optimism.right()
                 return result
-        known = await self._read(db, items, failed_at)
+        known = await self._read(db, items, {item.id for item in items if item.event})
         optimism.asked(len(known.keys))
         await self._remember_missing(db, items, known)
         return await settled(known, guessed=False)
 
-    async def _read(
-        self, db: asyncpg.Connection, items: Sequence[Item], failed_at: AbstractSet[tuple[int, int]]
-    ) -> Known:
-        keys = await store.read_keys(db, {item.id for item in items if item.event})
+    async def _read(self, db: asyncpg.Connection, items: Sequence[Item], ids: set[bytes]) -> Known:
+        """What is known of these ids, and of the records of these items."""
+        first, last = items[0], items[-1]
+        keys, failed_at = await store.read_known(db, ids, first.topic, first.partition, first.offset, last.offset)
         failed = [each for each, row in keys.items() if row.state == "failed"]
         return Known(keys, failed_at, await store.dead_letter_times(db, failed) if failed else {})
 
@@ -194,12 +191,14 @@ class Processor:
         self, db: asyncpg.Connection, claim: Claim, batch: _Batch, broken: Mapping[int, Dead], careful: bool
     ) -> Result:
         async with db.transaction():
-            now = await store.open_claim(db, claim)
-            if now is None:
+            opened = await store.open_claim(db, claim)
+            if opened is None:
                 raise Fenced
+            now, parked = opened
             decisions = await self._claim(db, batch, now)
             tasks = self._tasks(batch, decisions, broken)
-            blocked = await store.lock_parked_keys(db, {task.order_key for task in tasks}) if tasks else set()
+            # In this transaction or before it: only who holds this claim parks keys of this partition.
+            blocked = await store.lock_parked_keys(db, {t.order_key for t in tasks}) if tasks and parked else set()
             ran, tripped = await self.runner.run(db, tasks, careful=careful, blocked=blocked, breaker=batch.breaker)
             cut = _cut(tasks, ran)
             settled = _settled(decisions, ran, cut)

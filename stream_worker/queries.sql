@@ -10,10 +10,16 @@ CROSS JOIN LATERAL (
     SELECT fingerprint, state FROM event_keys WHERE event_keys.event_id = given.event_id LIMIT 1
 ) AS known;
 
--- name: failed_coordinates
--- Which records of this stretch of a partition already have a failures row.
-SELECT "offset", appended_at FROM failures
-WHERE topic = $1 AND "partition" = $2 AND "offset" BETWEEN $3 AND $4;
+-- name: read_known
+-- The same, and which records of this stretch of a partition already have a failures row (offset and time in place of the rest).
+SELECT given.event_id, known.fingerprint, known.state, NULL::bigint AS "offset", NULL::timestamptz AS appended_at
+FROM unnest($1::text::uuid[]) AS given (event_id)
+CROSS JOIN LATERAL (
+    SELECT fingerprint, state FROM event_keys WHERE event_keys.event_id = given.event_id LIMIT 1
+) AS known
+UNION ALL
+SELECT NULL, NULL, NULL, "offset", appended_at FROM failures
+WHERE topic = $2 AND "partition" = $3 AND "offset" BETWEEN $4 AND $5;
 
 -- name: dead_letter_times
 -- When the dead letters of these failed events were appended; an event with one still to be sent is left out.
@@ -66,10 +72,11 @@ UPDATE partition_claims SET marked = false
 WHERE "group" = $1 AND topic = $2 AND "partition" = $3 AND epoch = $4;
 
 -- name: open_claim
--- The first statement of every batch: locks the claim row (a plain read lets a resumed zombie through) and marks it open.
+-- The first statement of every batch: locks the claim row (a plain read lets a resumed zombie through) and marks it open. Says
+-- besides whether any ordering key is parked: mostly none is, and then none need be looked for.
 UPDATE partition_claims SET open = true
 WHERE "group" = $1 AND topic = $2 AND "partition" = $3 AND epoch = $4
-RETURNING now() AS now;
+RETURNING now(), EXISTS (SELECT FROM parked_keys);
 
 -- name: close_claim
 -- The last statement of every batch: a COMMIT before it is refused by the deferred trigger.

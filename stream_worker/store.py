@@ -9,7 +9,7 @@ import base64
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID as PythonUUID
 
 import asyncpg
@@ -55,12 +55,15 @@ async def read_keys(db: asyncpg.Connection, ids: Collection[bytes]) -> dict[byte
     return {row[0].bytes: KeyRow(row[1], row[2]) for row in rows}
 
 
-async def failed_coordinates(
-    db: asyncpg.Connection, topic: str, partition: int, first: int, last: int
-) -> frozenset[tuple[int, int]]:
-    """(offset, append ms) of the records from `first` to `last` that have a failures row."""
-    rows = await db.fetch(SQL["failed_coordinates"], topic, partition, first, last)
-    return frozenset((row["offset"], milliseconds(row["appended_at"])) for row in rows)
+async def read_known(
+    db: asyncpg.Connection, ids: Collection[bytes], topic: str, partition: int, first: int, last: int
+) -> tuple[dict[bytes, KeyRow], frozenset[tuple[int, int]]]:
+    """The rows of these ids, and (offset, append ms) of the records from `first` to `last` that have a failures row."""
+    rows = await db.fetch(SQL["read_known"], uuid_array(sorted(ids)), topic, partition, first, last)
+    keys = {row[0].bytes: KeyRow(row[1], row[2]) for row in rows if row[0] is not None}
+    if len(keys) == len(rows):
+        return keys, frozenset()
+    return keys, frozenset((row[3], milliseconds(row[4])) for row in rows if row[0] is None)
 
 
 async def dead_letter_times(db: asyncpg.Connection, ids: Collection[bytes]) -> dict[bytes, int]:
@@ -129,10 +132,17 @@ async def unmark(db: asyncpg.Connection, claim: Claim) -> None:
     await db.execute(SQL["unmark"], claim.group, claim.topic, claim.partition, claim.epoch)
 
 
-async def open_claim(db: asyncpg.Connection, claim: Claim) -> datetime | None:
-    """Lock the claim and open the batch; returns the transaction's time, None: fenced."""
-    now: datetime | None = await db.fetchval(SQL["open_claim"], claim.group, claim.topic, claim.partition, claim.epoch)
-    return now
+class Opened(NamedTuple):
+    """now: the transaction's time. parked: some ordering key waits, of any partition."""
+
+    now: datetime
+    parked: bool
+
+
+async def open_claim(db: asyncpg.Connection, claim: Claim) -> Opened | None:
+    """Lock the claim and open the batch; None: fenced."""
+    row = await db.fetchrow(SQL["open_claim"], claim.group, claim.topic, claim.partition, claim.epoch)
+    return None if row is None else Opened(*row)
 
 
 async def close_claim(db: asyncpg.Connection, claim: Claim, next_offset: int) -> bool:

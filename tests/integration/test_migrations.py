@@ -332,7 +332,7 @@ class TestIndexes:
     @pytest.mark.parametrize(
         ("statement", "index"),
         [
-            ("failed_coordinates", "failures_topic_partition_offset_appended_at_key"),
+            ("read_known", "failures_topic_partition_offset_appended_at_key"),
             ("unsent_dead_letters", "failures_outbox_idx"),
             ("dead_letter_times", "failures_event_id_idx"),
             ("times_seen", "failures_content_idx"),
