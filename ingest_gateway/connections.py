@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
 
 import asyncpg
+
+T = TypeVar("T")
 
 
 class Unavailable(Exception):
@@ -52,12 +54,29 @@ class Connections:
         Raises:
             Unavailable: nothing came back within `timeout` seconds. asyncpg.PostgresError: the server's refusal.
         """
+        return await self._run(lambda connection, left: connection.fetch(statement, *arguments, timeout=left), timeout)
+
+    async def copy(self, table: str, columns: Sequence[str], rows: bytes, *, timeout: float) -> None:
+        """Insert rows in COPY's binary format, all or none, in a transaction of their own.
+
+        Raises:
+            Unavailable: it is not known within `timeout` seconds. asyncpg.PostgresError: the server's refusal.
+        """
+        # A view, because the driver takes plain bytes for the path of a file.
+        source: Any = memoryview(rows)
+        await self._run(
+            lambda connection, left: connection.copy_to_table(
+                table, source=source, columns=columns, format="binary", timeout=left
+            ),
+            timeout,
+        )
+
+    async def _run(self, call: Callable[[asyncpg.Connection, float], Awaitable[T]], timeout: float) -> T:
+        """What a call with a connection, and the seconds that are left for it, returns."""
         deadline = asyncio.get_running_loop().time() + timeout
         connection = await self._take(timeout)
         try:
-            rows = await connection.fetch(
-                statement, *arguments, timeout=max(0.001, deadline - asyncio.get_running_loop().time())
-            )
+            answer = await call(connection, max(0.001, deadline - asyncio.get_running_loop().time()))
         except asyncpg.PostgresError:
             self._give(connection)  # the server answered: the connection is as good as before, or closed
             raise
@@ -68,7 +87,7 @@ class Connections:
             self._drop(connection)
             raise
         self._give(connection)
-        return list(rows)
+        return answer
 
     async def close(self) -> None:
         """Terminate every connection; there is nothing to wait for, as each statement is its own transaction."""

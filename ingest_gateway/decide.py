@@ -20,12 +20,12 @@ class Known(NamedTuple):
 
 
 class Remembered(NamedTuple):
-    """A key to remember: the acknowledged record of an event."""
+    """A key to remember: the acknowledged record of an event. Members are named as the columns of `event_keys`."""
 
     event_id: bytes
     fingerprint: bytes
     partition: int
-    offset: int
+    record_offset: int
 
 
 def against(event: Event, row: Known) -> Outcome:

@@ -1,20 +1,26 @@
 """Keys in Postgres: the table `event_keys`, the arbiter between gateways and workers.
 
-Two statements, each in a transaction of its own, committed synchronously: a crash of the database after an answer cannot
-take the row with it. Rows that an insert does not return are read by a second statement; one statement's snapshot would be
-older than the row it lost to.
+Each statement is a transaction of its own, committed synchronously: a crash of the database after an answer cannot take the
+row with it. Rows that an insert does not return are read by a second statement; one statement's snapshot would be older than
+the row it lost to.
+
+Many keys go by COPY where those before them were all new: it costs the server 10 us a key in place of 25. A key that is there
+undoes it, and the insert follows; where workers are as quick as the gateway that is no rare thing (they insert the row of a
+record that has none), so it is a guess, made as rarely as it is wrong.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping, Sequence
-from typing import Final
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import Final, TypeVar
 
 import asyncpg
 
 from infra.runtime import log, postgres
+from infra.runtime.copy_format import INT32_FOLLOWS, INT64_FOLLOWS, SIGNATURE, TRAILER, int32, int64, row_of_uuid
+from infra.runtime.optimism import Optimism
 from infra.runtime.sql import bytea_array, integer_array, statements, uuid_array
 from ingest_gateway.connections import Connections, Unavailable
 from ingest_gateway.decide import Known, Remembered
@@ -25,7 +31,11 @@ from ingest_gateway.settings import GatewaySettings
 _LOG = log.get(__name__)
 _SQL = statements("ingest_gateway")
 _LOCK_TIMEOUT: Final = 0.05
+_MANY: Final = 50
+"""Keys from which COPY is the cheaper way in."""
 _NONE: Final = "{}"
+_ID_FOLLOWS: Final = row_of_uuid(len(Remembered._fields))
+T = TypeVar("T")
 
 
 class PostgresKeys:
@@ -38,6 +48,7 @@ class PostgresKeys:
         self._look_seconds = metrics.look_seconds
         self._remember_seconds = metrics.remember_seconds
         self._was_down = False
+        self._optimism = Optimism()
         self._settings = settings
         self.connections = Connections(self._connect, settings.gateway_batches + 1)
 
@@ -70,8 +81,12 @@ class PostgresKeys:
         deadline = asyncio.get_running_loop().time() + self._remember_timeout
         ordered = sorted(keys)  # by id
         with self._remember_seconds.time():
-            answer = await self._fetch(_SQL["remember_keys"], *_columns(ordered), timeout=self._remember_timeout)
+            if len(ordered) >= _MANY and self._optimism.allowed and await self._copied(ordered):
+                return {}
+            left = max(0.001, deadline - asyncio.get_running_loop().time())
+            answer = await self._fetch(_SQL["remember_keys"], *_columns(ordered), timeout=left)
             count, inserted = answer[0]
+            self._optimism.asked(len(ordered) - count)
             if count == len(ordered):
                 return {}
             mine = {each.bytes for each in inserted or ()}
@@ -82,15 +97,31 @@ class PostgresKeys:
         """Give the connections back to the server."""
         await self.connections.close()
 
+    async def _copied(self, keys: Sequence[Remembered]) -> bool:
+        """Insert keys that are probably all new; False: none was. Raises: StoreDown."""
+        copy = self.connections.copy("event_keys", Remembered._fields, _rows(keys), timeout=self._remember_timeout)
+        try:
+            await self._answered(copy)
+        except (asyncpg.UniqueViolationError, StoreBusy):
+            self._optimism.wrong()
+            return False
+        self._optimism.right()
+        return True
+
     async def _known(self, ids: Sequence[bytes], timeout: float) -> dict[bytes, Known]:
         rows = await self._fetch(_SQL["look_keys"], uuid_array(ids), self._republish_after, timeout=timeout)
         return {row[0].bytes: Known(row[1], row[2], row[3], row[4]) for row in rows}
 
     async def _fetch(self, statement: str, *arguments: object, timeout: float) -> list[asyncpg.Record]:
+        return await self._answered(self.connections.fetch(statement, *arguments, timeout=timeout))
+
+    async def _answered(self, asked: Awaitable[T]) -> T:
         try:
-            rows = await self.connections.fetch(statement, *arguments, timeout=timeout)
+            answer = await asked
         except asyncpg.LockNotAvailableError:
             raise StoreBusy from None
+        except asyncpg.UniqueViolationError:
+            raise  # of a COPY: the server is well
         except asyncpg.PostgresError as error:
             self._say_down(f"SQLSTATE {error.sqlstate}")
             raise StoreDown from None
@@ -98,12 +129,22 @@ class PostgresKeys:
             self._say_down(str(error))
             raise StoreDown from None
         self._was_down = False
-        return rows
+        return answer
 
     def _say_down(self, why: str) -> None:
         if not self._was_down:
             self._was_down = True
             _LOG.warning("Postgres does not answer; deduplication is deferred.", action="dedup_store_down", why=why)
+
+
+def _rows(keys: Sequence[Remembered]) -> bytes:
+    """As COPY reads them."""
+    parts = [SIGNATURE]
+    for event_id, fingerprint, partition, offset in keys:
+        parts += (_ID_FOLLOWS, event_id, int32(len(fingerprint)), fingerprint)
+        parts += (INT32_FOLLOWS, int32(partition), INT64_FOLLOWS, int64(offset))
+    parts.append(TRAILER)
+    return b"".join(parts)
 
 
 def _columns(keys: Sequence[Remembered]) -> tuple[str, str, str, str]:

@@ -23,6 +23,7 @@ from typing import NamedTuple, TypeVar
 
 import asyncpg
 
+from infra.runtime.optimism import Optimism
 from schemas.errors import Reason
 from schemas.fingerprint import UnknownVersion
 from stream_worker import store
@@ -30,7 +31,6 @@ from stream_worker.breaker import Breaker
 from stream_worker.decide import EXHAUSTED, NEW, REPLAY, Decision, Known, Run, decide
 from stream_worker.event_rows import EventRows, Status
 from stream_worker.handlers import Registry
-from stream_worker.optimism import Optimism
 from stream_worker.outcomes import Dead, Duplicate, Outcome, Parked, Redelivered, Retry, Stored
 from stream_worker.records import Item
 from stream_worker.run import BrokenTransaction, Hold, Runner, Task

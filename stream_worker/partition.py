@@ -26,6 +26,7 @@ import asyncpg
 from msgspec import structs
 
 from infra.runtime import log
+from infra.runtime.optimism import Optimism
 from schemas.errors import Reason
 from stream_worker import dead_letter, sqlstate, store
 from stream_worker.backoff import Backoff
@@ -36,7 +37,6 @@ from stream_worker.dead_letter import DeadLettersHeld, Sender
 from stream_worker.emit import EmittedHeld, Publisher, counted, publish
 from stream_worker.metrics import Metrics
 from stream_worker.observe import Observer
-from stream_worker.optimism import Optimism
 from stream_worker.outcomes import Dead, Retry, Stored
 from stream_worker.parking import Drained, Drainer
 from stream_worker.progress import Progress

@@ -13,13 +13,13 @@ from typing import Any, cast
 
 import asyncpg
 
+from infra.runtime.optimism import Optimism
 from schemas.event import Event
 from schemas.headers import gateway_headers
 from stream_worker import records, store
 from stream_worker.backoff import Backoff
 from stream_worker.batch import Processor, Result
 from stream_worker.handlers import Registry
-from stream_worker.optimism import Optimism
 from stream_worker.outcomes import Outcome
 from stream_worker.records import Item
 from stream_worker.run import Runner

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import closing, suppress
 from typing import Protocol
 from uuid import UUID
@@ -32,7 +32,7 @@ def key(name: str, payload: object = 1, *, partition: int = 0, offset: int = 0) 
 
 def row(of: Remembered) -> Known:
     """The row that this key leaves."""
-    return Known(of.fingerprint, of.partition, of.offset)
+    return Known(of.fingerprint, of.partition, of.record_offset)
 
 
 class Rig(Protocol):
@@ -71,7 +71,7 @@ class KeyStoreContract:
         old = [key(f"old{number}", offset=number) for number in range(5)]
         new = [key(f"new{number}", offset=number) for number in range(5)]
         await rig.store.remember(old)
-        again = [one._replace(offset=99) for one in old]
+        again = [one._replace(record_offset=99) for one in old]
         standing = await rig.store.remember([*new, *again])
         assert standing == {one.event_id: row(one) for one in old}
         assert len(await rig.store.look([one.event_id for one in (*old, *new)])) == 10
@@ -204,6 +204,43 @@ class TestPostgresKeys(KeyStoreContract):
         async with connected(rig.database) as db, db.transaction():
             await db.execute("UPDATE event_keys SET state = 'stored' WHERE event_id = $1", UUID(bytes=a.event_id))
             assert await rig.store.remember([a, key("b")]) == {a.event_id: row(a)}
+
+    async def test_many_new_keys_behind_new_ones_go_by_copy(
+        self, rig: PostgresRig, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        copied: list[int] = []
+        copy = rig.store.connections.copy
+
+        async def counted(table: str, columns: Sequence[str], rows: bytes, *, timeout: float) -> None:
+            copied.append(len(rows))
+            await copy(table, columns, rows, timeout=timeout)
+
+        monkeypatch.setattr(rig.store.connections, "copy", counted)
+        first, second = [[key(f"{turn}-{n}", offset=n) for n in range(60)] for turn in range(2)]
+        assert await rig.store.remember(first) == {}
+        assert not copied
+        assert await rig.store.remember(second) == {}
+        assert len(copied) == 1
+        everything = [*first, *second]
+        found = await rig.store.look([one.event_id for one in everything])
+        assert found == {one.event_id: row(one) for one in everything}
+        # One of them is known: the guess is undone, the others are remembered, and the next batch is asked for.
+        third = [*(key(f"2-{n}") for n in range(60)), key("1-7", offset=99)]
+        assert await rig.store.remember(third) == {second[7].event_id: row(second[7])}
+        assert len(await rig.store.look([one.event_id for one in third])) == 61
+        assert await rig.store.remember([key(f"3-{n}") for n in range(60)]) == {}
+        assert len(copied) == 2
+
+    async def test_a_copy_that_meets_an_uncommitted_row_leaves_it_to_the_insert(self, rig: PostgresRig) -> None:
+        known, keys = [key(f"0-{n}") for n in range(60)], [key(f"1-{n}") for n in range(60)]
+        assert await rig.store.remember(known) == {}
+        async with connected(rig.database) as db, db.transaction():
+            # As a worker does that has inserted the row and runs its handlers now.
+            await db.execute(
+                "UPDATE event_keys SET state = 'stored' WHERE event_id = $1", UUID(bytes=known[7].event_id)
+            )
+            assert await rig.store.remember([*keys, known[7]]) == {known[7].event_id: row(known[7])}
+        assert len(await rig.store.look([one.event_id for one in keys])) == 60
 
     async def test_a_locked_table_makes_the_store_busy_not_down(self, rig: PostgresRig) -> None:
         async with connected(rig.database) as db, db.transaction():

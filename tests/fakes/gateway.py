@@ -71,7 +71,7 @@ class MemoryKeys:
             raise StoreBusy
         standing = {key.event_id: self._row(key.event_id) for key in keys if key.event_id in self.rows}
         for key in keys:
-            self.rows.setdefault(key.event_id, Known(key.fingerprint, key.partition, key.offset))
+            self.rows.setdefault(key.event_id, Known(key.fingerprint, key.partition, key.record_offset))
         return standing
 
     def _row(self, one: bytes) -> Known:

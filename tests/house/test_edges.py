@@ -16,7 +16,7 @@ CATCHES_ALL = {
     "infra.runtime.raw_producer:connect": "tears the half-started client down, raises on",
     "infra.runtime.telemetry:Telemetry.span": "marks the span as failed, raises on",
     "infra.local.stack:LocalStack.start": "stops what was started, raises on",
-    "ingest_gateway.connections:Connections.fetch": "drops the connection, whatever became of it, raises on",
+    "ingest_gateway.connections:Connections._run": "drops the connection, whatever became of it, raises on",
     "ingest_gateway.keys:PostgresKeys._connect": "terminates the half-prepared connection, raises on",
     "stream_worker.partition:Partition._loop": "remembers why it ended, raises on",
     # Turns an error of a handler, which is anybody's code, into an outcome.

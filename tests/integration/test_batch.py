@@ -10,11 +10,11 @@ from typing import Any
 import asyncpg
 import pytest
 
+from infra.runtime.optimism import Optimism
 from schemas.errors import Permanent, Reason, Retryable
 from schemas.event import Event
 from stream_worker import store
 from stream_worker.handlers import Registry
-from stream_worker.optimism import Optimism
 from stream_worker.outcomes import Dead, Duplicate, Redelivered, Retry, Stored
 from stream_worker.run import Hold
 from tests.harness import connected

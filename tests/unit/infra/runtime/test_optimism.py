@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_worker.optimism import Optimism
+from infra.runtime.optimism import Optimism
 
 
 def asked_before_the_next_guess(optimism: Optimism) -> int:

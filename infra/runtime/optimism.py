@@ -1,8 +1,8 @@
-"""Whether the ids of a partition's next batch may be taken without asking first what is known of them. Pure.
+"""Whether the ids of the next batch may be taken for new, without asking first what is known of them. Pure.
 
-Records straight from a producer are mostly new, and to ask before a COPY that would find out anyway costs the database a third
-of the claim. A guess that was wrong costs a COPY that is undone, dead rows included, so it is made only after a batch in which
-nothing was known, and after a wrong one not again for a while, each time for longer.
+Most are new, and a COPY, which finds out by itself, costs the database half of what an insert does that asks. A guess that was
+wrong costs a COPY that is undone, dead rows included, so it is made only after a batch in which nothing was known, and after a
+wrong one not again for a while, each time for longer.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ _LONGEST = 256
 
 
 class Optimism:
-    """Of one partition, from the outcomes of its batches so far. A new one asks first."""
+    """Of one partition, or one process, from the outcomes of its batches so far. A new one asks first."""
 
     def __init__(self) -> None:
         self._batches = 1  # to be asked for before the next guess
