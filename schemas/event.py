@@ -219,7 +219,7 @@ def build(
         source=checked_source,
         schema_version=_visible(schema_version, "schema_version", _VERSION_CHARS),
         idempotency_key=checked_key,
-        payload=one_line(payload),
+        payload=payload if document.compact else one_line(payload),
         fingerprint=fingerprint(payload, document),
         type=None if type is None else _visible(type, "type", _TYPE_CHARS),
         ordering_key=None if ordering_key is None else _ordering_key(ordering_key, limits),

@@ -25,7 +25,9 @@ def event_of_record(value: bytes, headers: RecordHeaders) -> Event:
     Raises:
         Rejected: it is none.
     """
-    said = dict(reversed(headers)) if headers else {}  # the first of a name counts
+    if not headers:
+        return parse_envelope(value, SAFETY)
+    said = dict(reversed(headers))  # the first of a name counts
     kind = said.get(CONTENT_TYPE)
     if kind is not None and kind != JSON and cloudevents.is_structured(kind):
         return cloudevents.structured(value, SAFETY).event

@@ -19,7 +19,7 @@ import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import asyncpg
 
@@ -87,15 +87,11 @@ class _Batch:
 
     def attempts(self, item: Item) -> int:
         """Runs of this event by now, this one included."""
-        return self.failures.get(item.offset, 0) + 1
+        return self.failures.get(item.offset, 0) + 1 if self.failures else 1
 
 
-class _Ended(NamedTuple):
-    """An event whose row in `events` is written now."""
-
-    item: Item
-    status: Status
-    handled_by: str | None
+_Ended = tuple[Item, Status, str | None]
+"""An event whose row in `events` is written now, and the handler that ran."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,16 +319,16 @@ class Processor:
         for position, outcome in settled.items():
             item = batch.items[position]
             match outcome:
-                case Stored(handled_by):
-                    ended.append(_Ended(item, "PROCESSED", handled_by))
-                case Parked(retry):
-                    ended.append(_Ended(item, "RETRYING", None))
-                    waiting.append((item, retry))
+                case Stored():
+                    ended.append((item, "PROCESSED", outcome.handled_by))
+                case Parked():
+                    ended.append((item, "RETRYING", None))
+                    waiting.append((item, outcome.retry))
                 case Dead():
                     quiet = position in batch.over_limit
                     failures.append(store.failure_row(item, outcome, attempts=batch.attempts(item), quiet=quiet))
                     if outcome.step != "decide" and item.id in batch.accepted_at:
-                        ended.append(_Ended(item, "FAILED", None))
+                        ended.append((item, "FAILED", None))
                 case Duplicate() | Redelivered() | Retry():
                     pass
         await self._write_events(db, batch, ended, now)

@@ -22,6 +22,14 @@ from stream_worker.records import Item
 
 _LOG = log.get(__name__)
 _LINKS = 64
+_NAMES: dict[type[Outcome], str] = {
+    Stored: "stored",
+    Duplicate: "duplicate",
+    Redelivered: "redelivered",
+    Parked: "parked",
+    Dead: "dead",
+    Retry: "retry",
+}
 
 
 class Observer:
@@ -92,24 +100,9 @@ class Observer:
         )
 
     def _count(self, outcomes: Sequence[tuple[Item, Outcome]]) -> Counter[str]:
-        counts: Counter[str] = Counter()
-        for _, outcome in outcomes:
-            match outcome:
-                case Stored():
-                    counts["stored"] += 1
-                case Duplicate():
-                    counts["duplicate"] += 1
-                case Redelivered():
-                    counts["redelivered"] += 1
-                case Parked(retry):
-                    counts["parked"] += 1
-                    if retry is not None:
-                        self._metrics.retries.labels(retry.reason.value).inc()
-                case Dead(reason):
-                    counts["dead"] += 1
-                    self._metrics.dead_letters.labels(reason.value).inc()
-                case Retry():
-                    counts["retry"] += 1
+        counts = Counter([_NAMES[type(outcome)] for _, outcome in outcomes])
+        if counts["parked"] or counts["dead"]:
+            self._count_reasons(outcomes)
         metrics = self._metrics
         metrics.success.inc(counts["stored"])
         metrics.failure.inc(counts["dead"])
@@ -117,3 +110,11 @@ class Observer:
         metrics.redelivered.inc(counts["redelivered"])
         metrics.parked.inc(counts["parked"])
         return counts
+
+    def _count_reasons(self, outcomes: Sequence[tuple[Item, Outcome]]) -> None:
+        for _, outcome in outcomes:
+            match outcome:
+                case Parked(Retry(reason)):
+                    self._metrics.retries.labels(reason.value).inc()
+                case Dead(reason):
+                    self._metrics.dead_letters.labels(reason.value).inc()

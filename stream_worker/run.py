@@ -22,6 +22,7 @@ from operator import attrgetter
 from typing import NamedTuple
 
 import asyncpg
+import msgspec
 
 from schemas.errors import Permanent, Reason, Rejected, Retryable
 from schemas.event import Event
@@ -66,8 +67,8 @@ class Hold(Exception):
         self.conflict = conflict
 
 
-class Task(NamedTuple):
-    """One event to run: its place in the batch, its handler, and what is already decided about it.
+class Task(msgspec.Struct, frozen=True, eq=False, gc=False):
+    """One event to run: its place in the batch, its handler, and what is already decided about it. (A msgspec struct, as `Item`.)
 
     order_key: events that share it keep their order. settled: it must not run (a schema that does not fit, a handler
     that ended an earlier try). failures: how often it failed before.
