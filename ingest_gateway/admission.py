@@ -39,6 +39,11 @@ class Admission:
         return self.in_flight >= self._most or self._bytes >= self._size
 
     @property
+    def roomy(self) -> bool:
+        """Everybody gets in: neither crowded nor full."""
+        return self.in_flight < self._bound and self._bytes < self._size
+
+    @property
     def crowded(self) -> bool:
         """Not everybody gets in: whose event it is has to be known."""
         return self.in_flight >= self._bound

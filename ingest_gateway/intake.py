@@ -108,6 +108,7 @@ class Intake:
         self._clock = clock
         self._identify = identify
         self._waiting = waiting
+        self._plain = identify is None and not telemetry.enabled
 
     def endpoint(self, route: str, read: Reader, *, identify: Identify | None = None) -> Endpoint:
         """The endpoint of a way in of single events.
@@ -187,9 +188,7 @@ class Intake:
     @property
     def hurries(self) -> bool:
         """Whether `take_now` may serve a request: nobody is asked who it is or refused for want of room, nothing is traced."""
-        return self._identify is None and not (
-            self._telemetry.enabled or self._pipeline.crowded or self._pipeline.overloaded is not None
-        )
+        return self._plain and self._pipeline.roomy
 
     def take_now(self, read: PlainReader, head: Head, body: bytes, reply: Reply) -> None:
         """The short way to the same end, for a request that is there as a whole: no task and no future for each.

@@ -258,6 +258,11 @@ class Pipeline:
         return self.refusal() if self._admission.full else None
 
     @property
+    def roomy(self) -> bool:
+        """Whether everybody gets in."""
+        return self._admission.roomy
+
+    @property
     def crowded(self) -> bool:
         """Whether it depends on an event's source if it gets in."""
         return self._admission.crowded

@@ -34,8 +34,8 @@ class ShortCut(Protocol):
     def wants(self, head: Head) -> bool:
         """Whether it takes such a request now."""
 
-    def serve(self, head: Head, body: bytes, reply: Reply) -> None:
-        """Serve it; `reply` is called once, now or later."""
+    def serve(self, head: Head, body: bytes, reply: Reply) -> bool:
+        """Serve what it wanted; `reply` is called once, now or later. False: not any more."""
 
 
 class Shell:
@@ -71,13 +71,11 @@ class Shell:
         Args:
             reply: called once with the answer, and whether the connection is to be closed after it.
         """
-        if not self.wants(head):
-            return False
         try:
-            self._short_cuts[head.path].serve(head, body, lambda answer: self._reply(answer, reply))
+            return self._short_cuts[head.path].serve(head, body, lambda answer: self._reply(answer, reply))
         except Exception as error:
             reply(_crashed(error), self._draining())
-        return True
+            return True
 
     def _reply(self, answer: Answer, reply: Callable[[Answer, bool], None]) -> None:
         reply(answer, answer.status == 413 or self._draining())

@@ -37,9 +37,12 @@ class Plain:
             and self._intake.hurries
         )
 
-    def serve(self, head: Head, body: bytes, reply: Reply) -> None:
-        """Read it and submit it."""
+    def serve(self, head: Head, body: bytes, reply: Reply) -> bool:
+        """Read it and submit it; False: there is no room any more."""
+        if not self._intake.hurries:
+            return False
         self._intake.take_now(self._read, head, body, reply)
+        return True
 
     def _read(self, head: Head, body: bytes) -> Submission:
         check_length(len(body), self._limits.body_bytes)

@@ -82,6 +82,7 @@ def test_whatever_comes_and_goes_the_bounds_hold_and_nobody_below_the_share_wait
             admission.leave(gone, 1)
             continue
         full, crowded, held = admission.full, admission.crowded, inside.count(source)
+        assert admission.roomy == (not full and not crowded)
         share = max(bound // len({*inside, source}), 1)
         let_in = admission.enter(source, 1)
         assert let_in == (not full and (not crowded or held < share))
