@@ -188,7 +188,12 @@ async def _until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
 
 async def _prepare(settings: WorkerSettings, producer: Producer, pool: asyncpg.Pool, registry: Registry) -> None:
     await wait_for_topics(settings)
-    await refuse_short_window(settings)
+    # A broker that has just started may not know yet what the controller knows of its topics.
+    async for attempt in stamina.retry_context(
+        on=(KafkaError, TimeoutError, OSError), attempts=None, timeout=None, wait_max=2.0
+    ):
+        with attempt:
+            await refuse_short_window(settings)
     await producer.start()
     async for attempt in stamina.retry_context(on=_passing, attempts=None, timeout=None, wait_max=5.0):
         with attempt:

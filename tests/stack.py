@@ -18,12 +18,13 @@ import time
 import uuid
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import asyncpg
+from aiokafka.errors import UnknownTopicOrPartitionError
 from pydantic import SecretStr
 
 from infra.local import coordinator
@@ -35,6 +36,7 @@ from infra.runtime.settings import RuntimeSettings
 
 ROOT = Path(__file__).parent.parent
 _CONNECT_SECONDS = 10.0
+_POLL = 0.05
 _MIGRATE_SECONDS = 60.0
 _CONTAINER_SECONDS = 60.0
 
@@ -193,4 +195,15 @@ async def make_topics(stack: Stack, partitions: int) -> Topics:
         kafka_partitions=partitions,
     )
     await topics.create(settings)
+    await _until_known(settings)
     return made
+
+
+async def _until_known(settings: RuntimeSettings) -> None:
+    """The controller has made the topics; a busy broker may hear of them a moment later, and denies them until then."""
+    async with asyncio.timeout(_CONNECT_SECONDS):
+        while True:
+            with suppress(UnknownTopicOrPartitionError):
+                await topics.longer_than(settings, 1)
+                return
+            await asyncio.sleep(_POLL)
