@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 
 import asyncpg
 
+from infra.runtime.postgres import copy_rows
+
 T = TypeVar("T")
 
 
@@ -62,14 +64,7 @@ class Connections:
         Raises:
             Unavailable: it is not known within `timeout` seconds. asyncpg.PostgresError: the server's refusal.
         """
-        # A view, because the driver takes plain bytes for the path of a file.
-        source: Any = memoryview(rows)
-        await self._run(
-            lambda connection, left: connection.copy_to_table(
-                table, source=source, columns=columns, format="binary", timeout=left
-            ),
-            timeout,
-        )
+        await self._run(lambda connection, left: copy_rows(connection, table, columns, rows, left), timeout)
 
     async def _run(self, call: Callable[[asyncpg.Connection, float], Awaitable[T]], timeout: float) -> T:
         """What a call with a connection, and the seconds that are left for it, returns."""

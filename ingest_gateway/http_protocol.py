@@ -10,8 +10,9 @@
 
 A request that is refused here is answered after those that were sent before it on the connection: a client would take the
 refusal for the answer to the first one. A timer exists only while a request is incomplete after what was read, so a request
-that came in one piece costs none, and one that watches an idle connection is kept over its requests. An answer that is complete at once is one write: uvicorn's two cost a system call and a
-packet more. A small POST that came as a whole is first offered to the application's short cut, which needs no task.
+that came in one piece costs none; one that watches an idle connection is kept over its requests. An answer that is complete
+at once is one write: uvicorn's two cost a system call and a packet more. A small POST that came as a whole is first offered to
+the application's short cut, which needs no task.
 """
 
 from __future__ import annotations

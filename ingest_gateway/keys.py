@@ -19,7 +19,7 @@ from typing import Final, TypeVar
 import asyncpg
 
 from infra.runtime import log, postgres
-from infra.runtime.copy_format import INT32_FOLLOWS, INT64_FOLLOWS, SIGNATURE, TRAILER, int32, int64, row_of_uuid
+from infra.runtime.copy_format import INT32_FOLLOWS, INT64_FOLLOWS, MANY, blob, int32, int64, row_of_uuid, whole
 from infra.runtime.optimism import Optimism
 from infra.runtime.sql import bytea_array, integer_array, statements, uuid_array
 from ingest_gateway.connections import Connections, Unavailable
@@ -31,8 +31,6 @@ from ingest_gateway.settings import GatewaySettings
 _LOG = log.get(__name__)
 _SQL = statements("ingest_gateway")
 _LOCK_TIMEOUT: Final = 0.05
-_MANY: Final = 50
-"""Keys from which COPY is the cheaper way in."""
 _NONE: Final = "{}"
 _ID_FOLLOWS: Final = row_of_uuid(len(Remembered._fields))
 T = TypeVar("T")
@@ -81,7 +79,7 @@ class PostgresKeys:
         deadline = asyncio.get_running_loop().time() + self._remember_timeout
         ordered = sorted(keys)  # by id
         with self._remember_seconds.time():
-            if len(ordered) >= _MANY and self._optimism.allowed and await self._copied(ordered):
+            if len(ordered) >= MANY and self._optimism.allowed and await self._copied(ordered):
                 return {}
             left = max(0.001, deadline - asyncio.get_running_loop().time())
             answer = await self._fetch(_SQL["remember_keys"], *_columns(ordered), timeout=left)
@@ -139,12 +137,18 @@ class PostgresKeys:
 
 def _rows(keys: Sequence[Remembered]) -> bytes:
     """As COPY reads them."""
-    parts = [SIGNATURE]
+    parts: list[bytes] = []
     for event_id, fingerprint, partition, offset in keys:
-        parts += (_ID_FOLLOWS, event_id, int32(len(fingerprint)), fingerprint)
-        parts += (INT32_FOLLOWS, int32(partition), INT64_FOLLOWS, int64(offset))
-    parts.append(TRAILER)
-    return b"".join(parts)
+        parts += (
+            _ID_FOLLOWS,
+            event_id,
+            blob(fingerprint),
+            INT32_FOLLOWS,
+            int32(partition),
+            INT64_FOLLOWS,
+            int64(offset),
+        )
+    return whole(parts)
 
 
 def _columns(keys: Sequence[Remembered]) -> tuple[str, str, str, str]:

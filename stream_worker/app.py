@@ -129,17 +129,25 @@ async def refuse_short_window(settings: WorkerSettings) -> None:
     """What a topic still holds after its key was forgotten would take effect a second time (interleaving 11).
 
     Raises:
-        NotSo: a topic may keep a record for as long as the window, or longer. KafkaError: no answer.
+        NotSo: a topic may keep a record for as long as the window, or longer. KafkaError: the brokers refuse to tell.
     """
     days = settings.dedup_window_days
     if days is None:
         return
-    found = await longer_than(settings, days)
+    found: list[str] = []
+    async for attempt in stamina.retry_context(on=_kafka_is_passing, attempts=None, timeout=None, wait_max=2.0):
+        with attempt:
+            found = await longer_than(settings, days)
     if found:
         raise NotSo(
             f"DEDUP_WINDOW_DAYS={days} is too short: {', '.join(found)}. Raise it, or shorten retention.ms of the topics "
             "(KAFKA_RETENTION_DAYS and KAFKA_DLQ_RETENTION_DAYS for `plutus topics create`)."
         )
+
+
+def _kafka_is_passing(error: Exception) -> bool:
+    """No broker answers, or one that has just started does not know yet what the controller knows of its topics."""
+    return isinstance(error, OSError) or (isinstance(error, KafkaError) and error.retriable)
 
 
 class _Worker:
@@ -188,12 +196,7 @@ async def _until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
 
 async def _prepare(settings: WorkerSettings, producer: Producer, pool: asyncpg.Pool, registry: Registry) -> None:
     await wait_for_topics(settings)
-    # A broker that has just started may not know yet what the controller knows of its topics.
-    async for attempt in stamina.retry_context(
-        on=(KafkaError, TimeoutError, OSError), attempts=None, timeout=None, wait_max=2.0
-    ):
-        with attempt:
-            await refuse_short_window(settings)
+    await refuse_short_window(settings)
     await producer.start()
     async for attempt in stamina.retry_context(on=_passing, attempts=None, timeout=None, wait_max=5.0):
         with attempt:

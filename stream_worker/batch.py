@@ -23,6 +23,7 @@ from typing import TypeVar
 
 import asyncpg
 
+from infra.runtime.copy_format import MANY
 from infra.runtime.optimism import Optimism
 from schemas.errors import Reason
 from schemas.fingerprint import UnknownVersion
@@ -37,8 +38,6 @@ from stream_worker.run import BrokenTransaction, Hold, Runner, Task
 from stream_worker.store import Claim
 
 _ROUNDS = 8
-_MANY = 50
-"""Events from which COPY is the cheaper way in, its savepoint included."""
 T = TypeVar("T")
 
 
@@ -152,7 +151,7 @@ class Processor:
                 )
             )
 
-        if optimism.allowed and len(items) >= _MANY and not any(item.from_gateway for item in items):
+        if optimism.allowed and len(items) >= MANY and not any(item.from_gateway for item in items):
             try:
                 result = await settled(await self._read(db, items, set()), guessed=True)
             except _NotNew:
@@ -271,7 +270,7 @@ class Processor:
             except asyncpg.UniqueViolationError:
                 raise _NotNew from None
             return True
-        if len(unknown) < _MANY:
+        if len(unknown) < MANY:
             return False
         try:
             async with db.transaction():

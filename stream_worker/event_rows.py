@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Final, Literal
 
 from infra.runtime import copy_format
-from infra.runtime.copy_format import INT32_FOLLOWS, INT64_FOLLOWS, NULL, SIGNATURE, TRAILER, int32, int64, text, time
+from infra.runtime.copy_format import INT32_FOLLOWS, INT64_FOLLOWS, NULL, blob, int32, int64, text, time
 from stream_worker.records import Item
 
 Status = Literal["PROCESSED", "RETRYING", "FAILED"]
@@ -51,7 +51,7 @@ class EventRows:
 
     def __init__(self, now: datetime) -> None:
         self._now = now
-        self._parts: list[bytes] = [SIGNATURE]
+        self._parts: list[bytes] = []
         self._kinds: dict[tuple[str, str, str | None, str], bytes] = {}
         self._ends: dict[tuple[Status, str | None, datetime, int, str, int], bytes] = {}
         self.count = 0
@@ -86,7 +86,7 @@ class EventRows:
 
     def encoded(self) -> bytes:
         """All of them, as COPY reads them."""
-        return b"".join([*self._parts, TRAILER])
+        return copy_format.whole(self._parts)
 
     def _end(
         self, status: Status, handled_by: str | None, accepted_at: datetime, attempts: int, topic: str, partition: int
@@ -108,11 +108,9 @@ class EventRows:
 
 def key_rows(items: Sequence[Item]) -> bytes:
     """The rows of `event_keys` for these events, all of one partition, which run now for the first time, as COPY reads them."""
-    parts = [SIGNATURE]
+    parts: list[bytes] = []
     middle = text("stored") + INT32_FOLLOWS + int32(1) + INT32_FOLLOWS + int32(items[0].partition) + INT64_FOLLOWS
     for item in items:
         assert item.event is not None  # noqa: S101
-        fingerprint = item.event.fingerprint
-        parts += (_KEY_FOLLOWS, item.id, int32(len(fingerprint)), fingerprint, middle, int64(item.offset))
-    parts.append(TRAILER)
-    return b"".join(parts)
+        parts += (_KEY_FOLLOWS, item.id, blob(item.event.fingerprint), middle, int64(item.offset))
+    return copy_format.whole(parts)

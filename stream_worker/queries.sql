@@ -1,17 +1,10 @@
 -- Every statement of the worker. Each that touches event_keys locks its ids in sorted order: unsorted, two workers
 -- deadlock (interleaving 14).
 
--- name: read_keys
--- What is known of these ids. LIMIT leaves the planner nothing but the index for each id: with a join it reads the whole table
--- each time while its statistics are those of an empty one.
-SELECT given.event_id, known.fingerprint, known.state
-FROM unnest($1::text::uuid[]) AS given (event_id)
-CROSS JOIN LATERAL (
-    SELECT fingerprint, state FROM event_keys WHERE event_keys.event_id = given.event_id LIMIT 1
-) AS known;
-
 -- name: read_known
--- The same, and which records of this stretch of a partition already have a failures row (offset and time in place of the rest).
+-- What is known of these ids, and which records of this stretch of a partition (NULL: none) already have a failures row: offset
+-- and time in place of the rest. LIMIT leaves the planner nothing but the index for each id: with a join it reads the whole table
+-- each time while its statistics are those of an empty one.
 SELECT given.event_id, known.fingerprint, known.state, NULL::bigint AS "offset", NULL::timestamptz AS appended_at
 FROM unnest($1::text::uuid[]) AS given (event_id)
 CROSS JOIN LATERAL (

@@ -22,7 +22,6 @@ from schemas import cloudevents
 from schemas.errors import Reason, Rejected
 from schemas.event import Event
 from schemas.headers import CONTENT_TYPE, GATEWAY, JSON, TRACEPARENT, RecordHeaders, first
-from schemas.ids import partition_key
 from schemas.record import event_of_record
 from stream_worker.outcomes import Dead
 
@@ -176,9 +175,7 @@ def milliseconds(moment: datetime) -> int:
 
 def key_matches(key: bytes | None, event: Event) -> bool:
     """True when the record's key is its source, or `source:ordering_key`."""
-    return key == partition_key(event.source) or (
-        event.ordering_key is not None and key == event.partition_key(spread=True)
-    )
+    return key == event.partition_key() or (event.ordering_key is not None and key == event.partition_key(spread=True))
 
 
 def _parse(record: KafkaRecord) -> Event:

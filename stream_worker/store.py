@@ -16,6 +16,7 @@ import asyncpg
 import orjson
 from asyncpg.pgproto.pgproto import UUID  # made from 16 bytes in C; the standard library's costs a microsecond
 
+from infra.runtime.postgres import copy_rows
 from infra.runtime.sql import bytea_array, integer_array, statements, uuid_array
 from schemas.errors import Reason
 from schemas.headers import RecordHeaders
@@ -51,12 +52,17 @@ class DeadLetter:
 
 async def read_keys(db: asyncpg.Connection, ids: Collection[bytes]) -> dict[bytes, KeyRow]:
     """The rows of these ids."""
-    rows = await db.fetch(SQL["read_keys"], uuid_array(sorted(ids)))
-    return {row[0].bytes: KeyRow(row[1], row[2]) for row in rows}
+    keys, _ = await read_known(db, ids)
+    return keys
 
 
 async def read_known(
-    db: asyncpg.Connection, ids: Collection[bytes], topic: str, partition: int, first: int, last: int
+    db: asyncpg.Connection,
+    ids: Collection[bytes],
+    topic: str | None = None,
+    partition: int | None = None,
+    first: int | None = None,
+    last: int | None = None,
 ) -> tuple[dict[bytes, KeyRow], frozenset[tuple[int, int]]]:
     """The rows of these ids, and (offset, append ms) of the records from `first` to `last` that have a failures row."""
     rows = await db.fetch(SQL["read_known"], uuid_array(sorted(ids)), topic, partition, first, last)
@@ -183,8 +189,8 @@ async def insert_keys(db: asyncpg.Connection, items: Collection[Item]) -> None:
     Raises:
         asyncpg.UniqueViolationError: one has a row, and the transaction, or its savepoint, is lost.
     """
-    source: Any = memoryview(event_rows.key_rows(sorted(items, key=_by_id)))
-    await db.copy_to_table("event_keys", source=source, columns=event_rows.KEY_COLUMNS, format="binary")
+    rows = event_rows.key_rows(sorted(items, key=_by_id))
+    await copy_rows(db, "event_keys", event_rows.KEY_COLUMNS, rows)
 
 
 async def claim_replays(db: asyncpg.Connection, ids: Collection[bytes], limit: int) -> dict[bytes, datetime]:
@@ -213,9 +219,7 @@ async def close_failures(db: asyncpg.Connection, ids: Collection[bytes]) -> None
 
 async def copy_events(db: asyncpg.Connection, rows: EventRows) -> None:
     """Write new events rows with COPY; `event_keys` has already decided that they are new."""
-    # A view, because the driver takes plain bytes for the path of a file.
-    source: Any = memoryview(rows.encoded())
-    await db.copy_to_table("events", source=source, columns=event_rows.COLUMNS, format="binary")
+    await copy_rows(db, "events", event_rows.COLUMNS, rows.encoded())
 
 
 async def update_event(

@@ -12,12 +12,14 @@ half the time (1.8 against 3.8 us a row of `events`).
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-SIGNATURE: Final = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
-TRAILER: Final = b"\xff\xff"
+MANY: Final = 50
+"""Keys from which COPY, which takes a round trip more, is the cheaper way in."""
+_SIGNATURE: Final = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
+_TRAILER: Final = b"\xff\xff"
 NULL: Final = b"\xff\xff\xff\xff"
 _EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -28,6 +30,11 @@ int64: Final[Callable[[int], bytes]] = struct.Struct(">q").pack
 """Eight bytes."""
 INT32_FOLLOWS: Final = int32(4)
 INT64_FOLLOWS: Final = int32(8)
+
+
+def whole(parts: Iterable[bytes]) -> bytes:
+    """What COPY reads: the rows that these parts make up, framed."""
+    return b"".join((_SIGNATURE, *parts, _TRAILER))
 
 
 def row_of_uuid(columns: int) -> bytes:

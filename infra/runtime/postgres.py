@@ -8,6 +8,7 @@ after a crash.
 from __future__ import annotations
 
 import ssl
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -52,6 +53,19 @@ async def connect(settings: RuntimeSettings, *, name: str, deadlines: Deadlines)
         settings.dsn, **_arguments(settings, name=name, deadlines=deadlines)
     )
     return connection
+
+
+async def copy_rows(
+    db: asyncpg.Connection, table: str, columns: Sequence[str], rows: bytes, timeout: float | None = None
+) -> None:
+    """Insert rows in COPY's binary format (`copy_format.py`), all or none.
+
+    Raises:
+        asyncpg.PostgresError: the server's refusal; whoever is in a transaction has lost it.
+    """
+    # A view, because the driver takes plain bytes for the path of a file.
+    source: Any = memoryview(rows)
+    await db.copy_to_table(table, source=source, columns=columns, format="binary", timeout=timeout)
 
 
 def _arguments(settings: RuntimeSettings, *, name: str, deadlines: Deadlines) -> dict[str, Any]:

@@ -8,10 +8,12 @@ import asyncpg
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import TopicAuthorizationFailedError, UnknownTopicOrPartitionError
 
 from infra.runtime.topics import longer_than
 from schemas.errors import Permanent
 from schemas.event import Event
+from stream_worker import app
 from stream_worker.app import NotSo, refuse_short_window
 from stream_worker.outcomes import Duplicate, Stored
 from stream_worker.settings import WorkerSettings
@@ -148,6 +150,22 @@ async def test_11_a_window_shorter_than_a_topic_keeps_its_records_is_refused(
     with pytest.raises(NotSo) as told:
         await refuse_short_window(settings)
     assert refused.format(events=topics.events, dlq=topics.dlq) in str(told.value)
+
+
+@pytest.mark.parametrize("passing", [UnknownTopicOrPartitionError(), TimeoutError()])
+async def test_a_start_waits_for_a_broker_that_does_not_know_its_topics_yet(
+    stack: Stack, topics: Topics, monkeypatch: pytest.MonkeyPatch, passing: Exception
+) -> None:
+    answers = [passing, TopicAuthorizationFailedError()]
+
+    async def answer(settings: WorkerSettings, days: int) -> list[str]:
+        raise answers.pop(0)
+
+    monkeypatch.setattr(app, "longer_than", answer)
+    settings = WorkerSettings(kafka_bootstrap_servers=stack.bootstrap, database_url=stack.dsn, dedup_window_days=1)
+    with pytest.raises(TopicAuthorizationFailedError):  # which no waiting mends
+        await refuse_short_window(settings)
+    assert not answers
 
 
 async def _keep(stack: Stack, topic: str, days: int) -> None:

@@ -130,6 +130,18 @@ async def test_a_client_that_does_not_read_is_given_up() -> None:
         assert len(site.app.heard) < 50
 
 
+async def test_a_connection_is_idle_from_its_last_answer_on() -> None:
+    """One timer watches it over its requests, and is not taken at its word."""
+    async with serving(gateway_keep_alive=1) as site, line_to(site) as line:
+        loop = asyncio.get_running_loop()
+        began = answered = loop.time()
+        while answered - began < 1.4:
+            assert (await line.exchange(request(b"x"))).answers[0].status == 200
+            answered = loop.time()
+        assert (await line.hear(1)).ended
+        assert loop.time() - answered > 0.9
+
+
 @pytest.mark.parametrize("after", [b"\r\n", b"\r\n\r\n\r\n"])
 async def test_stray_line_breaks_do_not_keep_a_connection(after: bytes) -> None:
     async with serving(gateway_keep_alive=1, gateway_first_byte_timeout=0.3) as site, line_to(site) as line:

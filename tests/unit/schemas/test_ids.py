@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import uuid
 
 from hypothesis import given
@@ -22,8 +24,16 @@ def test_the_id_is_the_uuid5_of_the_standard_library(source: str, key: str) -> N
     made = event_id(source, key)
     expected = uuid.uuid5(PLUTUS_NAMESPACE, f"{source}\n{key}")
     assert made == expected
-    assert (made.version, made.variant) == (5, uuid.RFC_4122)
+    assert (made.version, made.variant, made.is_safe) == (5, uuid.RFC_4122, expected.is_safe)
+    assert (hash(made), str(made), made.bytes) == (hash(expected), str(expected), expected.bytes)
     assert (id_bytes(source, key), id_text(expected.bytes)) == (expected.bytes, str(expected))
+
+
+def test_an_id_is_an_ordinary_uuid() -> None:
+    made = event_id("a", "b")
+    assert copy.deepcopy(made) == made
+    assert pickle.loads(pickle.dumps(made)) == made  # noqa: S301 our own bytes
+    assert sorted([made, uuid.UUID(int=0)])[1] is made
 
 
 @given(visible, visible, visible, visible)
