@@ -5,7 +5,7 @@
 -- What is known of these events; overdue: accepted that many seconds ago and still not stored. LIMIT leaves the planner nothing
 -- but the index for each id: with a join it reads the whole table each time while its statistics are those of an empty one.
 SELECT asked.event_id, known.fingerprint, known."partition", known.record_offset, known.overdue
-  FROM unnest($1::text::uuid[]) AS asked (event_id)
+  FROM unnest((SELECT $1::text::uuid[])) AS asked (event_id)
  CROSS JOIN LATERAL (SELECT fingerprint, "partition", record_offset,
                             state = 'accepted' AND accepted_at < now() - make_interval(secs => $2) AS overdue
                        FROM event_keys WHERE event_keys.event_id = asked.event_id LIMIT 1) AS known;
@@ -16,7 +16,7 @@ SELECT asked.event_id, known.fingerprint, known."partition", known.record_offset
 WITH inserted AS (
   INSERT INTO event_keys (event_id, fingerprint, "partition", record_offset)
   SELECT mine.event_id, mine.fingerprint, mine."partition", mine.record_offset
-    FROM unnest($1::text::uuid[], $2::text::bytea[], $3::text::int[], $4::text::bigint[])
+    FROM unnest((SELECT $1::text::uuid[]), $2::text::bytea[], $3::text::int[], $4::text::bigint[])
          AS mine (event_id, fingerprint, "partition", record_offset)
    WHERE NOT EXISTS (SELECT FROM event_keys AS known WHERE known.event_id = mine.event_id OFFSET 0)
    ORDER BY mine.event_id

@@ -43,6 +43,7 @@ from stream_worker.partition import Shared
 from stream_worker.run import Runner
 from stream_worker.settings import WorkerSettings
 from stream_worker.sqlstate import Verdict, in_handler
+from stream_worker.together import Together
 
 _LOG = log.get(__name__)
 _TICK_LIMIT = 30.0
@@ -273,9 +274,10 @@ def _shared(
         settings.worker_retry_in_place,
     )
     processor = Processor(registry, runner, settings.replay_limit, settings.unhandled == "dead")
+    slots = asyncio.Semaphore(settings.worker_db_connections)
     return Shared(
         pool=pool,
-        slots=asyncio.Semaphore(settings.worker_db_connections),
+        slots=slots,
         processor=processor,
         drainer=Drainer(processor, read, settings.worker_retry_max_age, settings.breaker_probe_ceiling),
         sender=producer,
@@ -288,6 +290,7 @@ def _shared(
         dlq_topic=settings.kafka_dlq_topic,
         dialects=settings.dlq_header_dialects,
         size=BatchSize(settings.worker_batch_records),
+        together=Together(pool, slots, processor, observer, settings.worker_batch_records),
         batch_bytes=settings.worker_batch_bytes,
         produce_timeout=settings.kafka_request_timeout,
     )

@@ -32,6 +32,10 @@ _NAMES: dict[type[Outcome], str] = {
 }
 
 
+def _place(item: Item) -> dict[str, str | int]:
+    return {"messaging.destination.partition.id": str(item.partition), "messaging.kafka.offset": item.offset}
+
+
 class Observer:
     """Counts, logs and traces batches of one worker."""
 
@@ -49,6 +53,7 @@ class Observer:
         first = items[0]
         contexts = [item.traceparent for item in items[:_LINKS]]
         alone = len(items) == 1
+        places = {item.partition for item in items}
         with self._telemetry.span(
             f"process {first.topic}",
             SpanKind.CONSUMER,
@@ -59,10 +64,9 @@ class Observer:
                 "messaging.operation.name": "process",
                 "messaging.operation.type": "process",
                 "messaging.destination.name": first.topic,
-                "messaging.destination.partition.id": str(first.partition),
                 "messaging.consumer.group.name": self._group,
                 "messaging.batch.message_count": len(items),
-                "messaging.kafka.offset": first.offset,
+                **(_place(first) if len(places) == 1 else {}),
             },
         ):
             yield

@@ -27,6 +27,7 @@ from msgspec import structs
 
 from infra.runtime import log
 from infra.runtime.optimism import Optimism
+from infra.runtime.postgres import borrowed
 from schemas.errors import Reason
 from stream_worker import dead_letter, sqlstate, store
 from stream_worker.backoff import Backoff
@@ -37,15 +38,15 @@ from stream_worker.dead_letter import DeadLettersHeld, Sender
 from stream_worker.emit import EmittedHeld, Publisher, counted, publish
 from stream_worker.metrics import Metrics
 from stream_worker.observe import Observer
-from stream_worker.outcomes import Dead, Retry, Stored
+from stream_worker.outcomes import Dead, Parked, Retry, Stored
 from stream_worker.parking import Drained, Drainer
 from stream_worker.progress import Progress
 from stream_worker.records import Item, KafkaRecord
 from stream_worker.run import Hold
 from stream_worker.store import Taken
+from stream_worker.together import FEW, Share, Together
 
 _LOG = log.get(__name__)
-_ACQUIRE_TIMEOUT = 10.0
 _RELEASE_TIMEOUT = 2.0
 _IDLE = 10.0
 _DUE_KEYS = 50
@@ -66,7 +67,7 @@ class Shared:
 
     pool, slots: connections, and the places that bound how many batches run side by side, first come first served.
     read: turns a Kafka record into an Item. backoff: for holds and retries. probes: for the breaker. breaker: a fresh one.
-    size: of all partitions' batches.
+    size: of all partitions' batches. together: for small ones.
     """
 
     pool: asyncpg.Pool
@@ -83,6 +84,7 @@ class Shared:
     dlq_topic: str
     dialects: Sequence[str]
     size: BatchSize
+    together: Together
     batch_bytes: int
     produce_timeout: float
 
@@ -113,6 +115,8 @@ class Partition:
         self._emitted = False  # events may wait in the outbox of emitted events
         self._breaker = shared.breaker.copy()
         self._optimism = Optimism()
+        self._calm = Optimism()  # whether its next small batch may go with those of others
+        self._share: Share | None = None
         self._trips, self._probed = 0, 0
         self._look_at = 0.0  # loop time at which parked keys and unsent dead letters are looked at next
         self._fenced = False
@@ -145,8 +149,9 @@ class Partition:
             await self._let_go()
         else:
             # Cutting the connection ends the transaction on the server at once; a cancelled query might not.
-            if self._connection is not None:
-                self._connection.terminate()
+            connection = self._share.connection if self._share else self._connection
+            if connection is not None:
+                connection.terminate()
             self._task.cancel()
             await asyncio.wait([self._task], timeout=1.0)
         self._shared.metrics.forget(self.claim.partition)
@@ -221,15 +226,7 @@ class Partition:
 
     async def _settle_next(self) -> None:
         """Settle one batch: rows, then dead letters, then progress; then wait, if its end asked for that."""
-        taken: list[Item] = []
-
-        async def step(db: asyncpg.Connection) -> Result:
-            if not taken:
-                # Only now, with a connection: what arrived while it was waited for is in the same batch.
-                taken.extend(self._take())
-            return await self._process(taken, db)
-
-        result = await self._held(step)
+        result = await self._with_others() or await self._alone()
         if result is None:
             return
         if (result.unsent or self._emitted) and await self._held(self._flush) is None:
@@ -241,6 +238,32 @@ class Partition:
             await self._wait(self._shared.probes.delay(self._trips, random.random))
         elif result.retry is not None:
             await self._put_off(result.retry_offset, result.retry)
+
+    async def _with_others(self) -> Result | None:
+        """Settle a small batch in one transaction with those of other partitions; None: nothing is settled."""
+        if len(self._records) >= FEW or self._watchful or self._trips or self._failures or not self._calm.allowed:
+            return None
+        self._share = Share(self.claim, self._take, self._breaker, self._calm)
+        try:
+            settled = await self._shared.together.settle(self._share)
+        finally:
+            self._share = None
+        if settled is None:
+            return None
+        self._emitted = self._emitted or settled.emitted
+        return self._noted(settled.items, settled.result, settled.seconds)
+
+    async def _alone(self) -> Result | None:
+        """Settle a batch in a transaction of its own; None: told to stop before that worked."""
+        taken: list[Item] = []
+
+        async def step(db: asyncpg.Connection) -> Result:
+            if not taken:
+                # Only now, with a connection: what arrived while it was waited for is in the same batch.
+                taken.extend(self._take(self._most()))
+            return await self._process(taken, db)
+
+        return await self._held(step)
 
     def _trip(self) -> None:
         """Too many died of what a deploy can cause: this partition waits, and goes on by single probes."""
@@ -304,17 +327,12 @@ class Partition:
             await self._shared.pool.expire_connections()
 
     async def _with_connection(self, step: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
-        async with self._shared.slots:
-            acquired = await self._shared.pool.acquire(timeout=_ACQUIRE_TIMEOUT)
-            connection = cast(asyncpg.Connection, acquired)
+        async with borrowed(self._shared.pool, self._shared.slots) as connection:
             self._connection = connection
             try:
                 return await step(connection)
             finally:
                 self._connection = None
-                # `release` is shielded and resets the session; a broken connection is dropped by the pool.
-                with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
-                    await self._shared.pool.release(acquired, timeout=_ACQUIRE_TIMEOUT)
 
     async def _flush(self, db: asyncpg.Connection) -> int:
         sent = await dead_letter.flush(
@@ -341,10 +359,15 @@ class Partition:
             result = await self._shared.processor.process(
                 db, self.claim, items, self._failures, self._breaker, self._optimism
             )
+        self._emitted = self._emitted or emitted.count > 0
+        self._calm.asked(sum(isinstance(outcome, Dead | Parked | Retry) for _, outcome in result.outcomes))
+        return self._noted(items, result, time.monotonic() - began)
+
+    def _noted(self, items: Sequence[Item], result: Result, seconds: float) -> Result:
+        """Tell what became of a batch."""
         if self._ahead:  # they were told when they ran
             result = replace(result, outcomes=[each for each in result.outcomes if each[0].offset not in self._ahead])
-        self._emitted = self._emitted or emitted.count > 0
-        self._shared.observer.settled(items, result, time.monotonic() - began)
+        self._shared.observer.settled(items, result, seconds)
         return result
 
     async def _beware(self, db: asyncpg.Connection, item: Item) -> Item:
@@ -370,10 +393,10 @@ class Partition:
         """Records in the next batch at most."""
         return 1 if self._watchful or self._trips else self._shared.size.now
 
-    def _take(self) -> list[Item]:
-        """The next records, read; they stay in the buffer until they are settled."""
+    def _take(self, most: int) -> list[Item]:
+        """The next records, at most so many, read; they stay in the buffer until they are settled."""
         taken: list[Item] = []
-        total, most = 0, self._most()
+        total = 0
         for record, size in self._records:
             total += size
             if taken and (len(taken) >= most or total > self._shared.batch_bytes):

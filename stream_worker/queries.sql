@@ -6,7 +6,7 @@
 -- and time in place of the rest. LIMIT leaves the planner nothing but the index for each id: with a join it reads the whole table
 -- each time while its statistics are those of an empty one.
 SELECT given.event_id, known.fingerprint, known.state, NULL::bigint AS "offset", NULL::timestamptz AS appended_at
-FROM unnest($1::text::uuid[]) AS given (event_id)
+FROM unnest((SELECT $1::text::uuid[])) AS given (event_id)
 CROSS JOIN LATERAL (
     SELECT fingerprint, state FROM event_keys WHERE event_keys.event_id = given.event_id LIMIT 1
 ) AS known
@@ -30,7 +30,7 @@ GROUP BY reason, content_hash;
 -- Rows for records of one partition that a gateway published and has not remembered yet, in a transaction of their own.
 INSERT INTO event_keys (event_id, fingerprint, "partition", record_offset)
 SELECT event_id, fingerprint, $3::int, record_offset
-FROM unnest($1::text::uuid[], $2::text::bytea[], $4::text::bigint[]) AS given (event_id, fingerprint, record_offset)
+FROM unnest((SELECT $1::text::uuid[]), $2::text::bytea[], $4::text::bigint[]) AS given (event_id, fingerprint, record_offset)
 WHERE NOT EXISTS (SELECT 1 FROM event_keys WHERE event_keys.event_id = given.event_id OFFSET 0)
 ORDER BY event_id
 ON CONFLICT DO NOTHING;
@@ -83,7 +83,7 @@ RETURNING epoch;
 WITH claimed AS (
     INSERT INTO event_keys AS stored (event_id, fingerprint, "partition", record_offset, state, runs)
     SELECT given.event_id, given.fingerprint, $3::int, given.record_offset, 'stored', 1
-    FROM unnest($1::text::uuid[], $2::text::bytea[], $4::text::bigint[]) AS given (event_id, fingerprint, record_offset)
+    FROM unnest((SELECT $1::text::uuid[]), $2::text::bytea[], $4::text::bigint[]) AS given (event_id, fingerprint, record_offset)
     ORDER BY given.event_id
     ON CONFLICT (event_id) DO UPDATE SET state = 'stored', runs = stored.runs + 1
     WHERE stored.state = 'accepted' AND stored.fingerprint = EXCLUDED.fingerprint

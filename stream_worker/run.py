@@ -3,9 +3,10 @@
 Events run in chunks that share a handler, each chunk under a SAVEPOINT. The events of an ordering key run in log order,
 always; between keys no order is promised, and where types are mixed the same handler's events of different keys are
 brought together (`in_waves`), because a chunk costs what it costs. When a chunk fails it is undone and run again event by
-event, so that only the bad one leaves. An event that must wait is first tried again in place, which cuts the run (nothing
-more runs), then parked, and later events of its ordering key are parked behind it. The end of the time budget and the
-breaker cut the run too. Wherever it is cut, what has run of a key are its first events.
+event, so that only the bad one leaves. (A caller that can undo everything may try it without savepoints: `Unprotected` says
+that something failed.) An event that must wait is first tried again in place, which cuts the run (nothing more runs), then
+parked, and later events of its ordering key are parked behind it. The end of the time budget and the breaker cut the run
+too. Wherever it is cut, what has run of a key are its first events.
 
 What can go wrong beside an exception, and how it is seen:
 - the handler swallowed an SQL error: the transaction is broken, and RELEASE SAVEPOINT says so (25P02)
@@ -53,6 +54,15 @@ class BrokenTransaction(Exception):
         self.position = position
 
 
+class Unprotected(Exception):
+    """Something failed in a run without savepoints: all of it must be undone and run again with them. positions: of the events
+    among which it failed."""
+
+    def __init__(self, positions: Sequence[int]) -> None:
+        super().__init__("a handler failed")
+        self.positions = positions
+
+
 class Hold(Exception):
     """The database, not an event, is at fault: the partition waits and runs the same batch again.
 
@@ -97,6 +107,7 @@ class _Run:
     blocked: set[str]
     breaker: Breaker
     careful: bool
+    protected: bool
     alone: bool
     end: float
     outcomes: dict[int, Outcome]
@@ -140,6 +151,7 @@ class Runner:
         careful: bool,
         blocked: set[str],
         breaker: Breaker,
+        protected: bool = True,
     ) -> Ran:
         """Run them, given in log order, up to a cut: the end of the budget, a Retry (then the last outcome), or the breaker.
 
@@ -147,12 +159,13 @@ class Runner:
             careful: event by event from the start, to find the one that breaks the transaction.
             blocked: ordering keys that are parked: their events are parked behind; grows with those parked here.
             breaker: fed in the order in which they run.
+            protected: False, and nothing is undone here: the first failure ends it all.
 
         Raises:
-            BrokenTransaction, Hold.
+            BrokenTransaction, Hold; Unprotected, where it was not `protected`.
         """
         end = asyncio.get_running_loop().time() + self.budget
-        run = _Run(tx, blocked, breaker, careful, len(tasks) == 1, end, {})
+        run = _Run(tx, blocked, breaker, careful, protected, len(tasks) == 1, end, {})
         for chunk in self._chunks(tasks):
             if run.spent() or not await self._run_chunk(run, chunk):
                 break
@@ -180,7 +193,12 @@ class Runner:
         if handler is None:
             run.outcomes.update(dict.fromkeys([task.position for task in chunk], _UNHANDLED))
             return True
-        done = 0 if run.careful or len(chunk) == 1 else await self._together(run, handler, chunk)
+        if not run.protected:
+            done = await self._in_turn(run, handler, chunk)
+        elif run.careful or len(chunk) == 1:
+            done = 0
+        else:
+            done = await self._together(run, handler, chunk)
         if not done:
             return await self._one_by_one(run, handler, chunk)
         run.outcomes.update(dict.fromkeys([task.position for task in chunk[:done]], Stored(handler.name)))
@@ -190,22 +208,37 @@ class Runner:
     async def _together(self, run: _Run, handler: Handler, chunk: list[Task]) -> int:
         """Run the chunk under one savepoint, up to the end of the budget; returns how many ran. 0: undone, run it event by
         event."""
-        done = 0
         await run.tx.execute("SAVEPOINT plutus_chunk")
         try:
-            for tasks in [chunk] if handler.batch else [[task] for task in chunk]:
-                if done and asyncio.get_running_loop().time() > run.end:
-                    break
-                async with asyncio.timeout(handler.timeout or self.timeout):
-                    await handler.invoke([task.event for task in tasks], run.tx)
-                _still_inside(run.tx, None)  # or the next handler would write outside any transaction
-                done += len(tasks)
+            done = await self._in_turn(run, handler, chunk)
             await run.tx.execute("RELEASE SAVEPOINT plutus_chunk")
         except BaseException as error:
             _reraise_own_cancel(error)
             await _undo(run.tx, error, None)
             _hold_on_conflict(error)
             return 0
+        return done
+
+    async def _in_turn(self, run: _Run, handler: Handler, chunk: list[Task]) -> int:
+        """Run the chunk up to the end of the budget; returns how many ran, one at least.
+
+        Raises:
+            Unprotected, where the run is; or whatever the handler raises.
+        """
+        done = 0
+        for tasks in [chunk] if handler.batch else [[task] for task in chunk]:
+            if done and asyncio.get_running_loop().time() > run.end:
+                break
+            try:
+                async with asyncio.timeout(handler.timeout or self.timeout):
+                    await handler.invoke([task.event for task in tasks], run.tx)
+                _still_inside(run.tx, None)  # or the next handler would write outside any transaction
+            except BaseException as error:
+                if run.protected:
+                    raise
+                _reraise_own_cancel(error)
+                raise Unprotected([task.position for task in tasks]) from error
+            done += len(tasks)
         return done
 
     async def _one_by_one(self, run: _Run, handler: Handler, chunk: list[Task]) -> bool:

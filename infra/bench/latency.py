@@ -23,7 +23,7 @@ from infra.bench.figures import Load, at, curve_of
 from infra.bench.ground import SQL
 from schemas.ids import event_id
 
-_GLANCE: Final = 0.002
+_GLANCE: Final = 0.005
 _SETTLE: Final = 15.0
 
 

@@ -7,16 +7,20 @@ after a crash.
 
 from __future__ import annotations
 
+import asyncio
 import ssl
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal, cast
 
 import asyncpg
 
 from infra.runtime.settings import RuntimeSettings
 
 _CONNECT_TIMEOUT = 5.0
+_ACQUIRE_TIMEOUT = 10.0
+_COMMIT: Final = "COMMIT;"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,34 @@ class Deadlines:
     idle_in_transaction: float
 
 
+class Session(asyncpg.Connection):
+    """A connection of the pool that clears its session with the COMMIT that ends a transaction.
+
+    Whoever takes a connection next must not find another's settings, advisory locks, cursors or subscriptions. The pool asks the
+    server to forget them when a connection comes back: one round trip more for each batch, which is spared where a transaction was
+    the last that ran here and has ended so.
+    """
+
+    _cleared = False
+
+    def transaction(self, **options: Any) -> asyncpg.transaction.Transaction:
+        """As ever; what runs in it may leave something behind."""
+        self._cleared = False
+        return super().transaction(**options)
+
+    async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:
+        """As ever; asyncpg ends a transaction with this very COMMIT. With another one the pool clears the session."""
+        if query != _COMMIT or args:
+            return str(await super().execute(query, *args, timeout=timeout))
+        status = await super().execute(f"{_COMMIT}\n{super().get_reset_query()}", timeout=timeout)
+        self._cleared = True
+        return str(status)
+
+    def get_reset_query(self) -> str:
+        """What the pool has the server do when the connection comes back; "": nothing is left to do."""
+        return "" if self._cleared else str(super().get_reset_query())
+
+
 async def pool(settings: RuntimeSettings, *, name: str, size: int, deadlines: Deadlines) -> asyncpg.Pool:
     """A pool of at most `size` connections; connects on first use, so a database that is down does not stop a start.
 
@@ -39,8 +71,29 @@ async def pool(settings: RuntimeSettings, *, name: str, size: int, deadlines: De
         name: application_name, shown in pg_stat_activity.
     """
     return await asyncpg.create_pool(
-        settings.dsn, min_size=0, max_size=size, **_arguments(settings, name=name, deadlines=deadlines)
+        settings.dsn,
+        min_size=0,
+        max_size=size,
+        connection_class=Session,
+        **_arguments(settings, name=name, deadlines=deadlines),
     )
+
+
+@asynccontextmanager
+async def borrowed(pool: asyncpg.Pool, places: asyncio.Semaphore) -> AsyncIterator[asyncpg.Connection]:
+    """A connection of the pool, for whoever has one of the places: first come, first served.
+
+    Raises:
+        TimeoutError, OSError, asyncpg.PostgresError: none can be had within ten seconds.
+    """
+    async with places:
+        acquired = await pool.acquire(timeout=_ACQUIRE_TIMEOUT)
+        try:
+            yield cast(asyncpg.Connection, acquired)
+        finally:
+            # `release` is shielded and resets the session; a broken connection is dropped by the pool.
+            with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+                await pool.release(acquired, timeout=_ACQUIRE_TIMEOUT)
 
 
 async def connect(settings: RuntimeSettings, *, name: str, deadlines: Deadlines) -> asyncpg.Connection:

@@ -21,6 +21,8 @@ CATCHES_ALL = {
     "stream_worker.partition:Partition._loop": "remembers why it ended, raises on",
     # Turns an error of a handler, which is anybody's code, into an outcome.
     "stream_worker.run:Runner._together": "a handler may raise anything",
+    "stream_worker.run:Runner._in_turn": "a handler may raise anything",
+    "stream_worker.together:Together._work": "told to whoever waits, raised on",
     "stream_worker.run:Runner._single": "a handler may raise anything",
     # Turns whatever the Kafka client makes of a broken record into a second look at its bytes.
     "stream_worker.consumer_loop:ConsumerLoop._poll": "raised on where no record is to blame",

@@ -12,6 +12,7 @@ from tests.house.source import PACKAGES, ROOT, Module, calls, docstrings, enclos
 LOADED_BY = {
     "ingest_gateway/queries.sql": {"ingest_gateway.events", "ingest_gateway.keys"},
     "stream_worker/emit.sql": {"stream_worker.emit"},
+    "stream_worker/together.sql": {"stream_worker.together"},
     "stream_worker/queries.sql": {"stream_worker.store"},
     "stream_worker/stored.sql": {"stream_worker.stored"},
     "stream_worker/window.sql": {"stream_worker.window"},
@@ -44,6 +45,7 @@ WOVEN = {
     "migrations.versions.0005_kinds_of_jobs:_allow": "the kinds of jobs, its own constants",
     "migrations.versions.0005_kinds_of_jobs:_comment": "the names of its own columns",
     "infra.local.postgres:Postgres._make_data": "the name of the local database, a constant",
+    "infra.runtime.postgres:Session.execute": "two statements of the driver's own, joined",
     "stream_worker.testing.copies:copied": "the name of a test's copy, and of its original, quoted by the server",
     "stream_worker.testing.tables:Reader.read": "the name of a test's table, quoted by the server",
 }
