@@ -1,6 +1,9 @@
-"""The handlers that the worker's benchmarks load, as a user would write them: one SQL statement for each event."""
+"""The handlers that the worker's benchmarks load, as a user would write them: one SQL statement for each event, or for each
+batch."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from schemas.errors import Permanent
 from stream_worker import Event, Transaction, handler, on_start
@@ -19,3 +22,10 @@ async def effect(event: Event, tx: Transaction) -> None:
     if amount < 0:
         raise Permanent("amounts are positive")
     await tx.execute("INSERT INTO bench_effects (event_id, amount) VALUES ($1, $2)", event.id, amount)
+
+
+@handler(type="bench.effects", batch=True)
+async def effects(events: Sequence[Event], tx: Transaction) -> None:
+    """The same effects, all of them by one round trip."""
+    rows = [(event.id, event.data["amount"]) for event in events]
+    await tx.executemany("INSERT INTO bench_effects (event_id, amount) VALUES ($1, $2)", rows)

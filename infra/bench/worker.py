@@ -24,6 +24,7 @@ from schemas.ids import event_id
 
 _PARTITIONS: Final = 12
 _EFFECT: Final = "bench.effect"
+_EFFECTS: Final = "bench.effects"
 _HANDLERS: Final = "infra.bench.handlers"
 _LEDGER: Final = "stream_worker.examples.ledger"
 _LATENCY_RATE: Final = 1_000.0
@@ -60,7 +61,10 @@ def contestants(scenario: str, ground: Ground, asked: Asked) -> Iterator[Contest
                 yield stand.growth(kept)
             case "latency":
                 stand.warm_broker()
-                yield {"plutus": stand.latency}
+                yield {
+                    "plutus": lambda: stand.latency(_EFFECT),
+                    "plutus-batch": lambda: stand.latency(_EFFECTS),
+                }
             case "memory":
                 yield {"plutus": stand.memory}
             case _:
@@ -194,17 +198,17 @@ class _Stand:
             self.ground.until_ready(worker)
             yield dsn, topics, gateway.url + INGEST
 
-    def latency(self) -> Measured:
-        """POST to committed effect, with a handler of one statement."""
+    def latency(self, kind: str) -> Measured:
+        """POST to committed effect, with a handler of one statement: for each event, or for each batch, which `kind` says."""
         seconds, rate, prefix = self.asked.seconds, _LATENCY_RATE, _prefix()
         total = round(seconds * rate)
         with self._whole_path() as (dsn, topics, url):
-            warmup = load.on_schedule(url, _LATENCY_CONNECTIONS, self.asked.warmup, rate, _EFFECT, _prefix())
+            warmup = load.on_schedule(url, _LATENCY_CONNECTIONS, self.asked.warmup, rate, kind, _prefix())
             seen, commits = asyncio.run(
                 latency.watched(
                     dsn,
                     topics.events,
-                    lambda: load.on_schedule(url, _LATENCY_CONNECTIONS, seconds, rate, _EFFECT, prefix),
+                    lambda: load.on_schedule(url, _LATENCY_CONNECTIONS, seconds, rate, kind, prefix),
                     warmup.answered + total,
                 )
             )
