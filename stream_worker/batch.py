@@ -16,7 +16,7 @@ After it, everything below `Result.next_offset` is durable, but for dead letters
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
@@ -57,8 +57,8 @@ class Result:
     are duplicates of themselves.
 
     retry: why the item at `retry_offset` must wait, which cut the batch. unsent: records of this batch have failures rows whose dead
-    letters may still have to be sent. parked: some wait in Postgres. tripped: the breaker stopped before the next item.
-    breaker: what it knows now.
+    letters may still have to be sent. parked: an ordering key begins to wait in Postgres. tripped: the breaker stopped before the
+    next item. breaker: what it knows now.
     """
 
     outcomes: list[tuple[Item, Outcome]]
@@ -210,7 +210,7 @@ class Processor:
             next_offset,
             retry,
             any(isinstance(outcome, Dead | Redelivered) for outcome in settled.values()),
-            any(isinstance(outcome, Parked) for outcome in settled.values()),
+            _begins_to_wait(settled.values()),
             tripped,
             batch.breaker,
             batch.items[waits].offset if retry is not None else -1,
@@ -387,6 +387,11 @@ async def until_whole(attempt: Callable[[Mapping[int, Dead], bool], Awaitable[T]
             elif careful:
                 raise Hold("transaction_lost") from error
             careful = True
+
+
+def _begins_to_wait(outcomes: Iterable[Outcome]) -> bool:
+    """Whether an ordering key is parked by one of these; what queues behind one changes nothing about when it is due."""
+    return any(isinstance(outcome, Parked) and outcome.retry is not None for outcome in outcomes)
 
 
 def _last(ran: dict[int, Outcome]) -> tuple[int, Retry | None]:

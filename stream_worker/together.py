@@ -11,9 +11,9 @@ hand it in here. What is handed in while one transaction runs is in the next.
       write the rows, close all claims      one statement
     COMMIT
 
-Only what is plain is settled: new events, and copies of known ones. Whatever else shows (an event that is no event, a conflict, a
-replay, a handler that raises, an id that somebody else claims, a parked key, a lost claim, a database that does not answer)
-undoes all of it, and each partition goes on alone with the same records: `batch.py` has a place for every case, and its outcome
+Only what is plain is settled: new events, some of which may have to wait behind a parked one, and copies of known ones. Whatever
+else shows (a record that is no event, a conflict, a replay, a handler that raises, an id that somebody else claims, a lost claim, a
+database that does not answer) undoes all of it, and each partition goes on alone with the same records: `batch.py` has a place for every case, and its outcome
 is that partition's. A partition that was in the way, or a transaction that took long, keeps to itself for a while.
 """
 
@@ -40,7 +40,7 @@ from stream_worker.breaker import Breaker
 from stream_worker.decide import ACCEPTED, DUPLICATE, NEW, Decision, KeyRow, Known, Run, decide
 from stream_worker.emit import counted
 from stream_worker.observe import Observer
-from stream_worker.outcomes import Outcome, Stored
+from stream_worker.outcomes import Outcome, Parked, Stored
 from stream_worker.records import Item
 from stream_worker.run import BrokenTransaction, Hold, Task, Unprotected
 from stream_worker.store import Claim
@@ -221,19 +221,19 @@ class Together:
         try:
             async with db.transaction():
                 now, parked, since = await _open_and_claim(db, shares, [items[task.position] for task in tasks], keys)
-                if parked:
-                    await _refuse_parked(db, items, tasks)
+                # In this transaction or before it: only who holds these claims parks keys of these partitions.
+                blocked = await store.lock_parked_keys(db, {t.order_key for t in tasks}) if tasks and parked else set()
                 ran, _ = await self._processor.runner.run(
-                    db, tasks, careful=False, blocked=set(), breaker=Breaker(), protected=False
+                    db, tasks, careful=False, blocked=blocked, breaker=Breaker(), protected=False
                 )
                 if len(ran) < len(tasks):  # its time was up
                     raise _NotPlain({item.partition for item in items})
-                rows = [
-                    _row(items[n], since.get(items[n].id, now), outcome.handled_by)
-                    for n, outcome in ran.items()
-                    if isinstance(outcome, Stored)
-                ]
-                await _write_and_close(db, shares, rows)
+                written = [(items[n], since.get(items[n].id, now), outcome) for n, outcome in ran.items()]
+                waiting = [(item, at) for item, at, outcome in written if isinstance(outcome, Parked)]
+                if waiting:
+                    rows = [store.parked_row(_event(item).order_key, item, at, 0) for item, at in waiting]
+                    await store.park_events(db, rows)
+                await _write_and_close(db, shares, [_row(*each) for each in written])
         except Unprotected as error:
             raise _NotPlain({items[position].partition for position in error.positions}) from error
         return ran
@@ -322,13 +322,6 @@ async def _open_and_claim(
     return now, parked, {each.bytes: at for each, at in zip(older or (), since or (), strict=True)}
 
 
-async def _refuse_parked(db: asyncpg.Connection, items: Sequence[Item], tasks: Sequence[Task]) -> None:
-    """Raises: _NotPlain: the ordering key of one of these events is parked."""
-    blocked = await store.lock_parked_keys(db, {task.order_key for task in tasks})
-    if blocked:
-        raise _NotPlain({items[task.position].partition for task in tasks if task.order_key in blocked})
-
-
 async def _write_and_close(db: asyncpg.Connection, shares: Sequence[Share], rows: list[dict[str, object]]) -> None:
     """Raises: _NotPlain: a handler has ended the transaction that opened the claims."""
     closed = await db.fetchval(
@@ -362,8 +355,8 @@ def _claims(shares: Sequence[Share]) -> tuple[str, str, str, str]:
     )
 
 
-def _row(item: Item, accepted_at: datetime, handled_by: str | None) -> dict[str, Any]:
-    """One row of `events`. The payload is text, as which it stays what it is to the byte."""
+def _row(item: Item, accepted_at: datetime, outcome: Outcome) -> dict[str, Any]:
+    """One row of `events`: what ran, or waits. The payload is text, as which it stays what it is to the byte."""
     event = _event(item)
     return {
         "event_id": item.id.hex(),
@@ -375,7 +368,8 @@ def _row(item: Item, accepted_at: datetime, handled_by: str | None) -> dict[str,
         "ordering_key": event.ordering_key,
         "occurred_at": event.occurred_at,
         "payload": event.payload.decode(),
-        "handled_by": handled_by,
+        "status": "PROCESSED" if isinstance(outcome, Stored) else "RETRYING",
+        "handled_by": outcome.handled_by if isinstance(outcome, Stored) else None,
         "received_at": accepted_at,
         "partition": item.partition,
         "offset": item.offset,

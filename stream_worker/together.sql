@@ -67,10 +67,10 @@ WITH closed AS (
     INSERT INTO events (event_id, source, schema_version, type, payload_encoding, idempotency_key, ordering_key, occurred_at,
                         payload, status, handled_by, received_at, processed_at, attempts, topic, "partition", "offset")
     SELECT event_id, source, schema_version, type, payload_encoding, idempotency_key, ordering_key, occurred_at,
-           payload::json, 'PROCESSED', handled_by, received_at, now(), 1, $2, "partition", "offset"
+           payload::json, status, handled_by, received_at, CASE WHEN status = 'PROCESSED' THEN now() END, 1, $2, "partition", "offset"
     FROM json_to_recordset($6::json) AS given (
         event_id uuid, source text, schema_version text, type text, payload_encoding text, idempotency_key text,
-        ordering_key text, occurred_at timestamptz, payload text, handled_by text, received_at timestamptz,
+        ordering_key text, occurred_at timestamptz, payload text, status text, handled_by text, received_at timestamptz,
         "partition" int, "offset" bigint
     )
 )

@@ -184,6 +184,33 @@ async def test_16_a_gateway_does_not_wait_for_the_handlers(place: Place) -> None
     assert [[tuple(row) for row in rows] for rows in seen] == [[("accepted", 1, 0), ("accepted", 1, 1)]] * 3
 
 
+async def test_an_event_behind_a_parked_one_waits_with_it(place: Place) -> None:
+    """As it would alone: nothing of a parked key runs, and it is queued behind."""
+
+    async def wait(event: Event, tx: asyncpg.Connection) -> None:
+        raise Retryable
+
+    log = Log(1)
+    first = await settle(
+        place.db, [log.append(envelope("b0", ordering_key="k"))], processor(registry_of(wait), in_place=0)
+    )
+    assert isinstance(outcomes(first)[0], Parked)
+    behind = Log(1, offset=1)
+    for key, order in (("b1", "k"), ("b2", "other"), ("b3", "k")):
+        behind.append(envelope(key, ordering_key=order))
+    shares, settled = await place.settle(log_of(0, "a"), behind)
+    assert [told(each) for each in settled] == [[NOTE], [Parked(None), NOTE, Parked(None)]]
+    assert await effects(place.db) == ["a", "b2"]
+    queue = 'SELECT "offset", attempts FROM parked_events WHERE order_key = \'src:k\' ORDER BY "offset"'
+    assert [tuple(row) for row in await place.db.fetch(queue)] == [(0, 1), (1, 0), (3, 0)]
+    kept = "SELECT idempotency_key, status, state, processed_at FROM events JOIN event_keys USING (event_id)"
+    waits = await rows(place.db, f"{kept} WHERE status <> 'PROCESSED' ORDER BY 1")
+    assert [tuple(row.values()) for row in waits] == [(f"b{n}", "RETRYING", "parked", None) for n in (0, 1, 3)]
+    for share in shares:
+        share.calm.asked(0)
+    assert [share.calm.allowed for share in shares] == [True, True]
+
+
 class TestNotPlain:
     """What is left to each partition alone, and what of the others."""
 
@@ -295,24 +322,6 @@ class TestNotPlain:
         _, settled = await place.settle(log_of(0, "a"), log_of(1, "b"))
         assert settled == [None, None]
         assert await place.written() == (1, 1, 1)
-
-    async def test_a_parked_ordering_key_keeps_its_partition_apart(self, place: Place) -> None:
-        async def wait(event: Event, tx: asyncpg.Connection) -> None:
-            raise Retryable
-
-        using = processor(registry_of(wait), in_place=0)
-        first = Log(1)
-        parked = await settle(place.db, [first.append(envelope("b0", ordering_key="k"))], using)
-        assert isinstance(outcomes(parked)[0], Parked)
-        behind = Log(1, offset=1)
-        behind.append(envelope("b1", ordering_key="k"))
-        shares, settled = await place.settle(log_of(0, "a"), behind)
-        assert settled == [None, None]
-        for share in shares:
-            share.calm.asked(0)
-        assert [share.calm.allowed for share in shares] == [True, False]
-        _, settled = await place.settle(log_of(0, "a"))
-        assert told(settled[0]) == [NOTE], "another key waits, not this one"
 
     async def test_a_database_that_is_away_leaves_all_to_each(self, place: Place) -> None:
         shares = [await place.share(log_of(0, "a"))]
