@@ -260,7 +260,7 @@ class Partition:
         async def step(db: asyncpg.Connection) -> Result:
             if not taken:
                 # Only now, with a connection: what arrived while it was waited for is in the same batch.
-                taken.extend(self._take(self._most()))
+                taken.extend(self._take())
             return await self._process(taken, db)
 
         return await self._held(step)
@@ -393,10 +393,10 @@ class Partition:
         """Records in the next batch at most."""
         return 1 if self._watchful or self._trips else self._shared.size.now
 
-    def _take(self, most: int) -> list[Item]:
-        """The next records, at most so many, read; they stay in the buffer until they are settled."""
+    def _take(self, few: int | None = None) -> list[Item]:
+        """The next records, or only so many of them, read; they stay in the buffer until they are settled."""
         taken: list[Item] = []
-        total = 0
+        total, most = 0, self._most() if few is None else min(few, self._most())
         for record, size in self._records:
             total += size
             if taken and (len(taken) >= most or total > self._shared.batch_bytes):
