@@ -54,6 +54,8 @@ _DEATHS = 3
 _ENOUGH_PROBES = 20
 _HELD = 0.02
 """Seconds for which a retry in place holds its partition, where the handler asks for nothing."""
+_RECORD = 440
+"""Bytes that a record takes beside its key and value: the client's object, its numbers, its place in the buffer (measured)."""
 T = TypeVar("T")
 
 
@@ -462,4 +464,4 @@ class Partition:
 
 
 def _size(record: KafkaRecord) -> int:
-    return len(record.value or b"") + len(record.key or b"") + 64
+    return len(record.value or b"") + len(record.key or b"") + _RECORD

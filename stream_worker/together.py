@@ -141,18 +141,17 @@ class Together:
                 raise
             finally:
                 for share in shares:
-                    share.connection = None
                     if not share.told.done():
                         share.told.set_result(settled.get(share.claim.partition))
 
     async def _settle(self, shares: Sequence[Share]) -> dict[int, Settled]:
         """By partition; raises what is in `_UNDONE` too."""
+        loop = asyncio.get_running_loop()
         async with borrowed(self._pool, self._places) as db:
             here = [share for share in shares if not share.told.done()]  # some may have been given up meanwhile
             for share in here:
                 share.connection = db
                 share.items = share.take(FEW - 1)
-            loop = asyncio.get_running_loop()
             began = loop.time()
             try:
                 results, emitted = await self._try(db, [share for share in here if share.items])
@@ -161,10 +160,14 @@ class Together:
                     if share.claim.partition in error.partitions:
                         share.calm.wrong()
                 return {}
+            finally:
+                for share in here:
+                    share.connection = None
             seconds = loop.time() - began
+        slow = seconds > max(_LONG, _SLOW * sum(len(result.outcomes) for _, result in results))
         settled = {}
         for share, result in results:
-            if seconds > max(_LONG, _SLOW * sum(len(share.items) for share, _ in results)):
+            if slow:
                 share.calm.wrong()
             else:
                 share.calm.right()
@@ -198,10 +201,8 @@ class Together:
             if processor.dead_unhandled and processor.registry.find(item.event) is None:
                 return False
             row = known.keys.get(item.id)
-            if (
-                row is not None and row.state == "failed"
-            ):  # a replay, or a copy: that takes the dead letter's time to tell
-                return False
+            if row is not None and row.state == "failed":
+                return False  # a replay, or a copy: that takes the dead letter's time to tell
         return all(map(_is_plain, decide(items, known)))
 
     async def _transaction(
