@@ -86,7 +86,7 @@ async def times_seen(db: asyncpg.Connection, what: Collection[tuple[str, bytes]]
 
 async def remember_keys(db: asyncpg.Connection, items: Collection[Item]) -> None:
     """Rows for the events of these items, all of one partition, each naming the record it came in, where none exist yet."""
-    ordered = sorted(items, key=_by_id)
+    ordered = sorted(items, key=by_id)
     await db.execute(
         SQL["remember_keys"],
         uuid_array([item.id for item in ordered]),
@@ -165,9 +165,8 @@ async def claim_keys(
     Args:
         now: the transaction's time, which is accepted_at of the rows made here.
     """
-    ordered = sorted(items, key=_by_id)
-    # Compared in the stored row's version (interleaving 5): where a row is known, its own bytes are what must match.
-    stored = [row.fingerprint if (row := known.get(item.id)) else _fingerprint(item) for item in ordered]
+    ordered = sorted(items, key=by_id)
+    stored = fingerprints_to_match(ordered, known)
     answer = await db.fetchrow(
         SQL["claim_keys"],
         uuid_array([item.id for item in ordered]),
@@ -189,7 +188,7 @@ async def insert_keys(db: asyncpg.Connection, items: Collection[Item]) -> None:
     Raises:
         asyncpg.UniqueViolationError: one has a row, and the transaction, or its savepoint, is lost.
     """
-    rows = event_rows.key_rows(sorted(items, key=_by_id))
+    rows = event_rows.key_rows(sorted(items, key=by_id))
     await copy_rows(db, "event_keys", event_rows.KEY_COLUMNS, rows)
 
 
@@ -417,7 +416,14 @@ def _decode_header(stored: dict[str, Any]) -> bytes | None:
     return stored["text"].encode() if "text" in stored else None
 
 
-def _by_id(item: Item) -> bytes:
+def fingerprints_to_match(items: Iterable[Item], known: Mapping[bytes, KeyRow]) -> list[bytes]:
+    """What the row of each id must hold for the id to be taken: compared in the stored row's version (interleaving 5), so where a row
+    is known, its own bytes."""
+    return [row.fingerprint if (row := known.get(item.id)) else _fingerprint(item) for item in items]
+
+
+def by_id(item: Item) -> bytes:
+    """The order in which ids are locked everywhere."""
     return item.id
 
 

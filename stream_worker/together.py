@@ -279,7 +279,7 @@ async def _read(db: asyncpg.Connection, shares: Sequence[Share]) -> tuple[dict[b
     """What was known of the ids of all of them, until missing rows of gateway records were remembered just now; and partitions with
     failures rows among these records."""
     items = [item for share in shares for item in share.items if item.event is not None]
-    remember = sorted(_first_of_gateway(items), key=_by_id)
+    remember = sorted(_first_of_gateway(items), key=store.by_id)
     named = {item.id for item in remember}
     rest = {item.id for item in items} - named
     rows = await db.fetch(
@@ -305,14 +305,12 @@ async def _open_and_claim(
     Raises:
         _NotPlain: a claim is lost, or an id is somebody else's.
     """
-    ordered = sorted(items, key=_by_id)
-    # Compared in the stored row's version (interleaving 5).
-    stored = [row.fingerprint if (row := keys.get(item.id)) else _event(item).fingerprint for item in ordered]
+    ordered = sorted(items, key=store.by_id)
     answer = await db.fetchrow(
         SQL["open_and_claim"],
         *_claims(shares),
         uuid_array([item.id for item in ordered]),
-        bytea_array(stored),
+        bytea_array(store.fingerprints_to_match(ordered, keys)),
         integer_array([item.partition for item in ordered]),
         integer_array([item.offset for item in ordered]),
     )
@@ -375,7 +373,3 @@ def _row(item: Item, accepted_at: datetime, outcome: Outcome) -> dict[str, Any]:
         "partition": item.partition,
         "offset": item.offset,
     }
-
-
-def _by_id(item: Item) -> bytes:
-    return item.id
