@@ -27,6 +27,8 @@ from infra.local.stack import LocalStack, to_stderr
 from infra.runtime.settings import load_or_exit
 
 _DEFAULTS = Asked()
+_GROUP_DELAY_MS = 3_000
+"""Kafka's own default: a group's first assignment has all its members, so that two workers begin together."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -130,6 +132,7 @@ def _servers(options: argparse.Namespace, settings: LocalSettings, folder: Path)
         "postgres_port": 0,
         "gateway_port": 0,
         "kafka_java_options": options.kafka_java_options,
+        "kafka_group_delay_ms": _GROUP_DELAY_MS,
         "postgres_shared_buffers": options.shared_buffers,
         "postgres_max_wal_size": options.max_wal_size,
     }

@@ -125,7 +125,7 @@ class _Stand:
             "plutus": self.turn(filled, processes),
             "bento": rivals.bento_is_absent(asked) or self._peer(filled, "bento"),
             "debezium": rivals.debezium_is_absent(asked) or self._peer(filled, "debezium"),
-            "copy": self._copy,
+            "copy": self._copy if asked.peers is None else self._peer(filled, "copy"),
         }
 
     def one_by_one(self) -> Contestants:

@@ -43,7 +43,7 @@ transaction.state.log.min.isr=1
 transaction.state.log.num.partitions=4
 share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
-group.initial.rebalance.delay.ms=0
+group.initial.rebalance.delay.ms={delay}
 group.min.session.timeout.ms=1000
 broker.heartbeat.interval.ms=500
 broker.session.timeout.ms=2000
@@ -71,6 +71,7 @@ class Kafka:
         port, controller_port: where it listens, on 127.0.0.1 only.
         say: prints a line for a person.
         more: options of Java after ours, which they override.
+        delay_ms: how long a new group waits for more members.
     """
 
     name = "kafka"
@@ -83,7 +84,9 @@ class Kafka:
         ports: tuple[int, int],
         say: Callable[[str], None],
         more: tuple[str, ...] = (),
+        delay_ms: int = 0,
     ) -> None:
+        self._delay_ms = delay_ms
         self._home, self._jars, self._java, self._say, self._more = home, jars, java, say, more
         self.port, self._controller_port = ports
         self._folder = home.path / "kafka"
@@ -124,7 +127,7 @@ class Kafka:
             self._new_aot.replace(self._aot)
 
     def _write_properties(self, name: str, data: str) -> None:
-        text = _PROPERTIES.format(port=self.port, controller=self._controller_port, data=data)
+        text = _PROPERTIES.format(port=self.port, controller=self._controller_port, data=data, delay=self._delay_ms)
         (self._folder / name).write_text(text)
 
     def _format(self) -> None:

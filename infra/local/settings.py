@@ -50,6 +50,12 @@ class LocalSettings(BaseSettings):
     kafka_java_options: str = Field(
         "", description="Java options of the local Kafka after its own, which they override, for example -Xmx2g."
     )
+    kafka_group_delay_ms: int = Field(
+        0,
+        ge=0,
+        le=60_000,
+        description="Milliseconds a new consumer group of the local Kafka waits for more members (Kafka's own default: 3000).",
+    )
     postgres_port: Port = Field(0, description="Port of the local Postgres.")
     postgres_shared_buffers: str = Field("128MB", pattern=_SIZE, description="shared_buffers of the local Postgres.")
     postgres_max_wal_size: str = Field("1GB", pattern=_SIZE, description="max_wal_size of the local Postgres.")

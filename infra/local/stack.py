@@ -138,7 +138,10 @@ class LocalStack:
             settings.postgres_max_wal_size,
         )
         more = tuple(settings.kafka_java_options.split())
-        return Kafka(self.home, jars, java.find(settings.plutus_java), ports, self._say, more), postgres
+        kafka = Kafka(
+            self.home, jars, java.find(settings.plutus_java), ports, self._say, more, settings.kafka_group_delay_ms
+        )
+        return kafka, postgres
 
     @property
     def _started(self) -> tuple[Kafka, Postgres]:
