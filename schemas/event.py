@@ -24,7 +24,7 @@ import orjson
 
 from schemas import json_text
 from schemas.errors import Invalid, Malformed, Reason, TooLarge
-from schemas.fingerprint import CURRENT, fingerprint
+from schemas.fingerprint import CURRENT, digest, fingerprint
 from schemas.ids import id_bytes, id_text, partition_key
 from schemas.limits import EDGE, Limits
 
@@ -41,8 +41,12 @@ _RFC3339 = re.compile(
 """The shape; which months and days exist is left to the calendar."""
 _REMEMBERED = 4_096
 """Sources, versions and types come again and again; each is looked at once. A cached text is never longer than its limit."""
+_USUAL_BYTES = 1_024
+"""What stands around a payload and is longer than this is read in full, so that what is remembered stays small."""
 _LINE_BREAKS = bytes.maketrans(b"\r\n", b"  ")
 _CR, _LF = b"\r\n"
+_BACKSLASH, _BRACKET = b"\\["
+_loads, _dumps, _SORTED = orjson.loads, orjson.dumps, orjson.OPT_SORT_KEYS
 
 
 def instant(value: object) -> datetime:
@@ -151,6 +155,8 @@ def parse_envelope(body: bytes, limits: Limits = EDGE, *, idempotency_key: str |
     """
     if len(body) > limits.body_bytes:
         raise TooLarge(f"The event is larger than {limits.body_bytes} bytes.")
+    if idempotency_key is None and (event := _usual(body, limits)) is not None:
+        return event
     document = json_text.load(body, limits)
     members = document.value
     if not isinstance(members, dict):
@@ -179,6 +185,54 @@ def parse_envelope(body: bytes, limits: Limits = EDGE, *, idempotency_key: str |
         ordering_key=members.get("ordering_key"),
         occurred_at=members.get("occurred_at"),
         limits=limits,
+    )
+
+
+def _usual(body: bytes, limits: Limits) -> Event | None:
+    """The event of an envelope that is as nearly all are, in half the time: compact, without escapes, no member beside the
+    required ones but `type`, far from every limit, every number in its canonical spelling. None: that is for the full reading
+    to judge, which says the same of these (a property test holds the two together).
+    """
+    size = len(body)
+    if size > limits.nodes or _BACKSLASH in body:  # each value takes a byte at least
+        return None
+    try:
+        members = _loads(body)
+        source, version, key = members["source"], members["schema_version"], members["idempotency_key"]
+        payload = _dumps(members["payload"])
+        kind = None if len(members) == len(_REQUIRED) else members["type"]
+        if (
+            size - len(payload) > _USUAL_BYTES
+            or len(members) > len(_REQUIRED) + 1
+            or body != _dumps(members)
+            or not _names_hold(source, version, kind, limits.source_chars)
+        ):
+            return None
+        canonical = _dumps(members["payload"], None, _SORTED)
+    except (ValueError, KeyError, TypeError):
+        return None
+    if (
+        type(key) is str
+        and len(key) <= limits.key_chars
+        and _is_visible_ascii(key)
+        and json_text.is_canonical(canonical)
+        and payload.count(b"{") + (payload.count(b"[") if _BRACKET in payload else 0) <= limits.depth
+    ):
+        return Event(id_bytes(source, key), source, version, key, payload, digest(canonical), kind)
+    return None
+
+
+@lru_cache(_REMEMBERED)
+def _names_hold(source: object, version: object, kind: object, source_chars: int) -> bool:
+    """Whether these members keep their rules; False where that is not certain."""
+    return (
+        isinstance(source, str)
+        and isinstance(version, str)
+        and len(source) <= source_chars
+        and len(version) <= _VERSION_CHARS
+        and _SOURCE.fullmatch(source) is not None
+        and _is_visible_ascii(version)
+        and (kind is None or (isinstance(kind, str) and len(kind) <= _TYPE_CHARS and _is_visible_ascii(kind)))
     )
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
@@ -30,7 +31,7 @@ from schemas.fingerprint import UnknownVersion
 from stream_worker import store
 from stream_worker.breaker import Breaker
 from stream_worker.decide import EXHAUSTED, NEW, REPLAY, Decision, Known, Run, decide
-from stream_worker.event_rows import EventRows, Status
+from stream_worker.event_rows import EventRows, Row
 from stream_worker.handlers import Registry
 from stream_worker.outcomes import Dead, Duplicate, Outcome, Parked, Redelivered, Retry, Stored
 from stream_worker.records import Item
@@ -87,10 +88,6 @@ class _Batch:
     def attempts(self, item: Item) -> int:
         """Runs of this event by now, this one included."""
         return self.failures.get(item.offset, 0) + 1 if self.failures else 1
-
-
-_Ended = tuple[Item, Status, str | None]
-"""An event whose row in `events` is written now, and the handler that ran."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,12 +202,13 @@ class Processor:
             if not await store.close_claim(db, claim, next_offset):
                 raise BrokenTransaction(None)
         waits, retry = _last(ran)
+        kinds = set(map(type, settled.values()))
         return Result(
             [(batch.items[position], outcome) for position, outcome in settled.items()],
             next_offset,
             retry,
-            any(isinstance(outcome, Dead | Redelivered) for outcome in settled.values()),
-            _begins_to_wait(settled.values()),
+            not kinds.isdisjoint((Dead, Redelivered)),
+            Parked in kinds and _begins_to_wait(settled.values()),
             tripped,
             batch.breaker,
             batch.items[waits].offset if retry is not None else -1,
@@ -220,40 +218,37 @@ class Processor:
         """Decisions in which every Run holds its id. A refused claim is read again and its id decided anew."""
         for _ in range(_ROUNDS):
             decisions = decide(batch.items, batch.known)
-            wanted = [
-                (item, decision)
-                for item, decision in zip(batch.items, decisions, strict=True)
-                if isinstance(decision, Run) and item.id not in batch.accepted_at
-            ]
-            if await self._take_ids(db, batch, wanted, now):
+            fresh, replays = _wanted(batch, decisions)
+            if await self._take_ids(db, batch, fresh, replays, now):
                 await self._limit_repeats(db, batch, decisions)
                 return decisions
         raise Hold("claims_refused")
 
     async def _take_ids(
-        self, db: asyncpg.Connection, batch: _Batch, wanted: list[tuple[Item, Run]], now: datetime
+        self, db: asyncpg.Connection, batch: _Batch, fresh: Sequence[Item], replays: set[bytes], now: datetime
     ) -> bool:
         """Claim these ids; False: some were refused, and what is known of them was read again."""
-        fresh = [item for item, run in wanted if run is not REPLAY]
-        replays = {item.id for item, run in wanted if run is REPLAY}
-        unknown = [item for item in fresh if item.id not in batch.known.keys]
+        rows = batch.known.keys
+        unknown = [item for item in fresh if item.id not in rows] if rows else fresh
+        known = [item for item in fresh if item.id in rows] if rows else []
         if unknown and await self._insert(db, batch, unknown):
             batch.accepted_at.update(dict.fromkeys([item.id for item in unknown], now))
-            fresh = [item for item in fresh if item.id in batch.known.keys]
-        if fresh:
-            batch.accepted_at.update(await store.claim_keys(db, fresh, batch.known.keys, now))
+        else:
+            known = list(fresh)
+        if known:
+            batch.accepted_at.update(await store.claim_keys(db, known, rows, now))
         if replays:
             returned = await store.claim_replays(db, replays, self.replay_limit)
             batch.accepted_at.update(returned)
             batch.replayed.update(returned)
             await store.close_failures(db, returned)
-        refused = {item.id for item, _ in wanted if item.id not in batch.accepted_at}
+        refused = {each for each in (*(item.id for item in known), *replays) if each not in batch.accepted_at}
         if not refused:
             return True
         anew = await store.read_keys(db, refused)
         for each in refused:
-            batch.known.keys.pop(each, None)
-        batch.known.keys.update(anew)
+            rows.pop(each, None)
+        rows.update(anew)
         # Still failed, and not ours to run: it has run as often as one may.
         batch.known.exhausted.update(e for e in refused & replays if e in anew and anew[e].state == "failed")
         return False
@@ -282,13 +277,13 @@ class Processor:
     async def _limit_repeats(self, db: asyncpg.Connection, batch: _Batch, decisions: Sequence[Decision]) -> None:
         """The same refused bytes, again and again: recorded, but dead-lettered only so often, so that a loop of
         console tools ends (interleaving 2)."""
+        if Dead not in set(map(type, decisions)):
+            return
         refused = {
             position: (decision.reason.value, batch.items[position].content_hash)
             for position, decision in enumerate(decisions)
             if isinstance(decision, Dead)
         }
-        if not refused:
-            return
         seen = dict(await store.times_seen(db, set(refused.values())))
         for position, what in refused.items():
             seen[what] = seen.get(what, 0) + 1
@@ -297,62 +292,62 @@ class Processor:
 
     def _tasks(self, batch: _Batch, decisions: Sequence[Decision], broken: Mapping[int, Dead]) -> list[Task]:
         tasks = []
-        for position, decision in enumerate(decisions):
-            item = batch.items[position]
-            if isinstance(decision, Run) and item.event is not None:
-                handler = self.registry.find(item.event)
-                settled = item.dead or broken.get(position)
-                if settled is None and handler is None and self.dead_unhandled:
+        find, dead_unhandled = self.registry.find, self.dead_unhandled
+        for position, (item, decision) in enumerate(zip(batch.items, decisions, strict=True)):
+            event = item.event
+            if isinstance(decision, Run) and event is not None:
+                handler = find(event)
+                settled = item.dead or (broken.get(position) if broken else None)
+                if settled is None and handler is None and dead_unhandled:
                     settled = Dead(Reason.NO_HANDLER, "handle")
-                failures = batch.failures.get(item.offset, 0)
-                tasks.append(Task(position, item.event, item.event.order_key, handler, settled, failures))
+                failures = batch.failures.get(item.offset, 0) if batch.failures else 0
+                tasks.append(Task(position, event, event.order_key, handler, settled, failures))
         return tasks
 
     async def _write(
         self, db: asyncpg.Connection, batch: _Batch, settled: Mapping[int, Outcome], now: datetime
     ) -> None:
         """The one place where a batch's outcomes become effects."""
-        ended: list[_Ended] = []
+        rows: list[Row] = []
         failures: list[tuple[object, ...]] = []
         waiting: list[tuple[Item, Retry | None]] = []
+        dead: list[bytes] = []
+        items, accepted_at, attempts = batch.items, batch.accepted_at, batch.attempts
         for position, outcome in settled.items():
-            item = batch.items[position]
+            item = items[position]
             match outcome:
                 case Stored():
-                    ended.append((item, "PROCESSED", outcome.handled_by))
+                    rows.append((item, accepted_at[item.id], "PROCESSED", outcome.handled_by, attempts(item)))
                 case Parked():
-                    ended.append((item, "RETRYING", None))
+                    rows.append((item, accepted_at[item.id], "RETRYING", None, attempts(item)))
                     waiting.append((item, outcome.retry))
                 case Dead():
                     quiet = position in batch.over_limit
-                    failures.append(store.failure_row(item, outcome, attempts=batch.attempts(item), quiet=quiet))
-                    if outcome.step != "decide" and item.id in batch.accepted_at:
-                        ended.append((item, "FAILED", None))
+                    failures.append(store.failure_row(item, outcome, attempts=attempts(item), quiet=quiet))
+                    if outcome.step != "decide" and item.id in accepted_at:
+                        rows.append((item, accepted_at[item.id], "FAILED", None, attempts(item)))
+                        dead.append(item.id)
                 case Duplicate() | Redelivered() | Retry():
                     pass
-        await self._write_events(db, batch, ended, now)
+        await self._write_events(db, batch.replayed, rows, now)
+        if dead:
+            await store.fail_keys(db, dead)
         if waiting:
             await self._park(db, batch, waiting)
         if failures:
             await store.insert_failures(db, failures)
 
     async def _write_events(
-        self, db: asyncpg.Connection, batch: _Batch, ended: Sequence[_Ended], now: datetime
+        self, db: asyncpg.Connection, replayed: AbstractSet[bytes], rows: Sequence[Row], now: datetime
     ) -> None:
         """New rows by COPY; the row of a replay is updated, for it has one."""
-        rows = EventRows(now)
-        for item, status, handled_by in ended:
-            if item.id not in batch.replayed:
-                rows.add(item, batch.accepted_at[item.id], status, handled_by, batch.attempts(item))
-        if rows.count:
-            await store.copy_events(db, rows)
-        for item, status, handled_by in ended if batch.replayed else ():
-            if item.id in batch.replayed:
-                at, runs = batch.accepted_at[item.id], batch.attempts(item)
-                await store.update_event(db, item, at, status=status, handled_by=handled_by, attempts=runs)
-        dead = [item.id for item, status, _ in ended if status == "FAILED"]
-        if dead:
-            await store.fail_keys(db, dead)
+        new = EventRows(now)
+        new.extend([row for row in rows if row[0].id not in replayed] if replayed else rows)
+        if new.count:
+            await store.copy_events(db, new)
+        for item, accepted_at, status, handled_by, attempts in rows if replayed else ():
+            if item.id in replayed:
+                await store.update_event(db, item, accepted_at, status=status, handled_by=handled_by, attempts=attempts)
 
     async def _park(self, db: asyncpg.Connection, batch: _Batch, waiting: Sequence[tuple[Item, Retry | None]]) -> None:
         """Queue events behind their ordering keys; a key's first one says when the key is due."""
@@ -389,6 +384,18 @@ async def until_whole(attempt: Callable[[Mapping[int, Dead], bool], Awaitable[T]
             careful = True
 
 
+def _wanted(batch: _Batch, decisions: Sequence[Decision]) -> tuple[Sequence[Item], set[bytes]]:
+    """The items whose ids are to be claimed now, to run for the first time, and the ids of those that run again."""
+    if not batch.accepted_at and all(decision is NEW for decision in decisions):
+        return batch.items, set()
+    wanted = [
+        (item, decision)
+        for item, decision in zip(batch.items, decisions, strict=True)
+        if isinstance(decision, Run) and item.id not in batch.accepted_at
+    ]
+    return [item for item, run in wanted if run is not REPLAY], {item.id for item, run in wanted if run is REPLAY}
+
+
 def _begins_to_wait(outcomes: Iterable[Outcome]) -> bool:
     """Whether an ordering key is parked by one of these; what queues behind one changes nothing about when it is due."""
     return any(isinstance(outcome, Parked) and outcome.retry is not None for outcome in outcomes)
@@ -411,6 +418,8 @@ def _cut(tasks: Sequence[Task], ran: dict[int, Outcome]) -> int | None:
 
 def _settled(decisions: Sequence[Decision], ran: Mapping[int, Outcome], cut: int | None) -> dict[int, Outcome]:
     """What is settled, by position: everything before the cut, and what ran beyond it."""
+    if len(ran) == len(decisions) and cut is None:
+        return dict(sorted(ran.items()))
     settled = {
         position: ran[position] if isinstance(decision, Run) else decision
         for position, decision in enumerate(decisions[:cut])

@@ -31,9 +31,12 @@ class KeyRow:
     state: Literal["accepted", "parked", "stored", "failed"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Run:
-    """A candidate: its id is claimed by the upsert ("new", "accepted") or by the replay claim ("replay")."""
+    """A candidate: its id is claimed by the upsert ("new", "accepted") or by the replay claim ("replay").
+
+    There are the three below and no others, so that batches of thousands are counted by identity.
+    """
 
     kind: Literal["new", "accepted", "replay"]
 
@@ -64,7 +67,15 @@ class Known:
 def decide(items: Sequence[Item], known: Known) -> list[Decision]:
     """One decision per item, in their order."""
     claimed: dict[bytes, Event] = {}
-    return [_decide(item, known, claimed) for item in items]
+    decisions: list[Decision] = []
+    for item in items:
+        event = item.event
+        if event is None or item.id in known.keys or item.id in claimed or known.failed_at:
+            decisions.append(_decide(item, known, claimed))
+        else:  # of most nothing is known
+            claimed[item.id] = event
+            decisions.append(NEW)
+    return decisions
 
 
 def _decide(item: Item, known: Known, claimed: dict[bytes, Event]) -> Decision:

@@ -42,6 +42,10 @@ _ID_FOLLOWS = copy_format.row_of_uuid(len(COLUMNS))
 _KEY_FOLLOWS = copy_format.row_of_uuid(len(KEY_COLUMNS))
 
 
+Row = tuple[Item, datetime, Status, str | None, int]
+"""An item with an event, when it was first seen, what it is now, the handler that ran, how often it ran."""
+
+
 class EventRows:
     """The new rows of one batch.
 
@@ -53,43 +57,45 @@ class EventRows:
         self._now = now
         self._parts: list[bytes] = []
         self._kinds: dict[tuple[str, str, str | None, str], bytes] = {}
-        self._ends: dict[tuple[Status, str | None, datetime, int, str, int], bytes] = {}
+        self._ends: dict[tuple[datetime, Status, str | None, int, str, int], bytes] = {}
         self.count = 0
 
-    def add(self, item: Item, accepted_at: datetime, status: Status, handled_by: str | None, attempts: int) -> None:
-        """One row: the event of this item, first seen at `accepted_at`, as it is now."""
-        event = item.event
-        assert event is not None  # noqa: S101
-        kind = event.source, event.schema_version, event.type, event.payload_encoding
-        middle = self._kinds.get(kind)
-        if middle is None:
-            middle = self._kinds[kind] = b"".join(map(text, kind))
-        end = status, handled_by, accepted_at, attempts, item.topic, item.partition
-        last = self._ends.get(end)
-        if last is None:
-            last = self._ends[end] = self._end(*end)
-        key, payload = event.idempotency_key.encode(), event.payload
-        self._parts += (
-            _ID_FOLLOWS,
-            item.id,
-            middle,
-            int32(len(key)),
-            key,
-            NULL if event.ordering_key is None else text(event.ordering_key),
-            NULL if event.occurred_at is None else time(event.occurred_at),
-            int32(len(payload)),
-            payload,
-            last,
-            int64(item.offset),
-        )
-        self.count += 1
+    def extend(self, rows: Sequence[Row]) -> None:
+        """Add rows, in this order."""
+        kinds, ends, parts = self._kinds, self._ends, self._parts
+        for item, accepted_at, status, handled_by, attempts in rows:
+            event = item.event
+            assert event is not None  # noqa: S101
+            kind = event.source, event.schema_version, event.type, event.payload_encoding
+            middle = kinds.get(kind)
+            if middle is None:
+                middle = kinds[kind] = b"".join(map(text, kind))
+            end = accepted_at, status, handled_by, attempts, item.topic, item.partition
+            last = ends.get(end)
+            if last is None:
+                last = ends[end] = self._end(*end)
+            key, payload = event.idempotency_key.encode(), event.payload
+            parts += (
+                _ID_FOLLOWS,
+                item.id,
+                middle,
+                int32(len(key)),
+                key,
+                NULL if event.ordering_key is None else text(event.ordering_key),
+                NULL if event.occurred_at is None else time(event.occurred_at),
+                int32(len(payload)),
+                payload,
+                last,
+                int64(item.offset),
+            )
+        self.count += len(rows)
 
     def encoded(self) -> bytes:
         """All of them, as COPY reads them."""
         return copy_format.whole(self._parts)
 
     def _end(
-        self, status: Status, handled_by: str | None, accepted_at: datetime, attempts: int, topic: str, partition: int
+        self, accepted_at: datetime, status: Status, handled_by: str | None, attempts: int, topic: str, partition: int
     ) -> bytes:
         """What follows the payload, and the length of the offset that ends the row."""
         return b"".join(

@@ -75,7 +75,7 @@ class Observer:
         """Count what became of a batch that is durable."""
         metrics = self._metrics
         counts = self._count(result.outcomes)
-        metrics.key_mismatch.inc(sum(not item.key_matches for item, _ in result.outcomes))
+        metrics.key_mismatch.inc([item.key_matches for item, _ in result.outcomes].count(False))
         metrics.batch_records.observe(len(items))
         metrics.batch_seconds.observe(seconds)
         metrics.age_seconds.observe(max(0.0, time.time() - items[0].appended_ms / 1000))

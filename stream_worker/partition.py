@@ -14,12 +14,12 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import takewhile
+from itertools import islice, takewhile
 from typing import Protocol, TypeVar, cast
 
 import asyncpg
@@ -128,10 +128,12 @@ class Partition:
 
     def feed(self, records: Sequence[KafkaRecord]) -> None:
         """Take fetched records into the buffer; the caller bounds it by pausing."""
+        receive, append = self.progress.receive, self._records.append
         for record in records:
-            if self.progress.receive(record.offset):
-                size = _size(record)
-                self._records.append((record, size))
+            if receive(record.offset):
+                key, value = record.key, record.value
+                size = (len(value) if value else 0) + (len(key) if key else 0) + _RECORD
+                append((record, size))
                 self.buffered += size
         self._arrived.set()
         self._note_oldest()
@@ -362,7 +364,8 @@ class Partition:
                 db, self.claim, items, self._failures, self._breaker, self._optimism
             )
         self._emitted = self._emitted or emitted.count > 0
-        self._calm.asked(sum(isinstance(outcome, Dead | Parked | Retry) for _, outcome in result.outcomes))
+        kinds = Counter([type(outcome) for _, outcome in result.outcomes])
+        self._calm.asked(kinds[Dead] + kinds[Parked] + kinds[Retry])
         return self._noted(items, result, time.monotonic() - began)
 
     def _noted(self, items: Sequence[Item], result: Result, seconds: float) -> Result:
@@ -399,19 +402,20 @@ class Partition:
         """The next records, or only so many of them, read; they stay in the buffer until they are settled."""
         taken: list[Item] = []
         total, most = 0, self._most() if few is None else min(few, self._most())
-        for record, size in self._records:
+        read, bound = self._shared.read, self._shared.batch_bytes
+        for record, size in islice(self._records, most):
             total += size
-            if taken and (len(taken) >= most or total > self._shared.batch_bytes):
+            if taken and total > bound:
                 break
-            taken.append(self._shared.read(record))
+            taken.append(read(record))
         return taken
 
     def _advance(self, result: Result) -> None:
-        records = self._records
-        while records and records[0][0].offset < result.next_offset:
-            record, size = records.popleft()
-            self.buffered -= size
-            self._failures.pop(record.offset, None)
+        records, next_offset = self._records, result.next_offset
+        while records and records[0][0].offset < next_offset:
+            self.buffered -= records.popleft()[1]
+        for offset in [offset for offset in self._failures if offset < next_offset]:
+            del self._failures[offset]
         beyond = takewhile(lambda each: each[0].offset >= result.next_offset, reversed(result.outcomes))
         self._ahead = {offset for offset in self._ahead if offset >= result.next_offset}
         self._ahead.update(item.offset for item, _ in beyond)
@@ -461,7 +465,3 @@ class Partition:
     def _note_oldest(self) -> None:
         oldest = self._records[0][0].timestamp / 1000 if self._records else 0
         self._shared.metrics.oldest.labels(self._label).set(oldest)
-
-
-def _size(record: KafkaRecord) -> int:
-    return len(record.value or b"") + len(record.key or b"") + _RECORD

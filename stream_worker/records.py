@@ -132,35 +132,30 @@ def read(record: KafkaRecord, check: Callable[[Event], None], *, refuse_key_mism
     """
     event: Event | None = None
     dead: Dead | None = None
-    matches = True
+    id_bytes, matches, key = b"", True, record.key
     try:
         event = _parse(record)
-        matches = key_matches(record.key, event)
-        refused = refuse_key_mismatch and not matches
-        dead = Dead(Reason.KEY_MISMATCH, "parse") if refused else _misfit(event, check)
+        id_bytes = event.id_bytes
+        matches = key_matches(key, event)
+        if refuse_key_mismatch and not matches:
+            dead = Dead(Reason.KEY_MISMATCH, "parse")
+        else:
+            check(event)
     except Rejected as refusal:
-        dead = Dead(refusal.reason, "parse")
+        dead = Dead(refusal.reason, "parse" if event is None else "schema")
     return Item(
         record.topic,
         record.partition,
         record.offset,
         record.timestamp,
-        record.key,
+        key,
         record.value,
         record.headers,
-        event.id_bytes if event else b"",
+        id_bytes,
         event,
         dead,
         matches,
     )
-
-
-def _misfit(event: Event, check: Callable[[Event], None]) -> Dead | None:
-    try:
-        check(event)
-    except Rejected as refusal:
-        return Dead(refusal.reason, "schema")
-    return None
 
 
 def instant(milliseconds_since_epoch: int) -> datetime:
@@ -175,17 +170,17 @@ def milliseconds(moment: datetime) -> int:
 
 def key_matches(key: bytes | None, event: Event) -> bool:
     """True when the record's key is its source, or `source:ordering_key`."""
-    return key == event.partition_key() or (event.ordering_key is not None and key == event.partition_key(spread=True))
+    return key == event.source.encode() or (event.ordering_key is not None and key == event.partition_key(spread=True))
 
 
 def _parse(record: KafkaRecord) -> Event:
     if isinstance(record, PlainRecord) and record.undecodable:
         raise Rejected("The record cannot be decoded.", reason=Reason.UNDECODABLE)
-    headers = record.headers
+    headers, value = record.headers, record.value
     if headers and (
-        len(headers) > _HEADERS or sum(len(name) + len(value or b"") for name, value in headers) > _HEADER_BYTES
+        len(headers) > _HEADERS or sum([len(name) + len(value or b"") for name, value in headers]) > _HEADER_BYTES
     ):
         raise Rejected("The record's headers are too many or too large.", reason=Reason.HEADERS_TOO_LARGE)
-    if record.value is None:
+    if value is None:
         raise Rejected("The record has no value.", reason=Reason.NULL_VALUE)
-    return event_of_record(record.value, headers)
+    return event_of_record(value, headers)

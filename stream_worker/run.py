@@ -39,6 +39,8 @@ _LONG_IN_PLACE = 1.0
 _UNHANDLED = Stored(None)
 _BEHIND = Parked(None)
 _IN_FAILED_TRANSACTION = "25P02"
+_FEW_GROUPS = 2
+"""So many runs of neighbours are left as they are."""
 _WHAT = attrgetter("handler", "settled")
 """What makes neighbours one chunk."""
 
@@ -173,11 +175,13 @@ class Runner:
 
     def _chunks(self, tasks: Sequence[Task]) -> Iterator[list[Task]]:
         """Neighbours that share a handler and what is settled about them, up to the size it takes."""
-        for (handler, settled), neighbours in groupby(in_waves(tasks), key=_WHAT):
-            chunk = list(neighbours)
-            size = len(chunk) if handler is None or settled else self.batch if handler.batch else _CHUNK
-            for start in range(0, len(chunk), size):
-                yield chunk[start : start + size]
+        groups = [(what, list(neighbours)) for what, neighbours in groupby(tasks, key=_WHAT)]
+        if len(groups) > _FEW_GROUPS:
+            groups = [(what, list(neighbours)) for what, neighbours in groupby(in_waves(tasks), key=_WHAT)]
+        for (handler, settled), group in groups:
+            size = len(group) if handler is None or settled else self.batch if handler.batch else _CHUNK
+            for start in range(0, len(group), size):
+                yield group[start : start + size]
 
     async def _run_chunk(self, run: _Run, chunk: list[Task]) -> bool:
         """False: the batch is cut within this chunk."""
@@ -293,7 +297,7 @@ def in_waves(tasks: Sequence[Task]) -> Sequence[Task]:
     where that has a handler of a higher rank; a wave runs handler by handler.
     """
     stretches = sum(1 for _ in groupby(tasks, key=_WHAT))
-    if stretches <= 2:
+    if stretches <= _FEW_GROUPS:
         return tasks
     ranks: dict[tuple[Handler | None, Dead | None], int] = {}
     latest: dict[str, tuple[int, int]] = {}

@@ -12,7 +12,7 @@ half the time (1.8 against 3.8 us a row of `events`).
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -32,9 +32,9 @@ INT32_FOLLOWS: Final = int32(4)
 INT64_FOLLOWS: Final = int32(8)
 
 
-def whole(parts: Iterable[bytes]) -> bytes:
+def whole(parts: list[bytes]) -> bytes:
     """What COPY reads: the rows that these parts make up, framed."""
-    return b"".join((_SIGNATURE, *parts, _TRAILER))
+    return b"".join([_SIGNATURE, b"".join(parts), _TRAILER])
 
 
 def row_of_uuid(columns: int) -> bytes:

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from schemas import event as event_module
 from schemas.errors import Invalid, Malformed, Reason, Rejected, TooLarge
 from schemas.event import Event, build, encode, instant, one_line, parse_envelope
 from schemas.ids import event_id
@@ -263,6 +264,65 @@ def test_re_spelling_the_envelope_changes_nothing_but_the_payload_text(
     one, other = (parse_envelope(spell(members, random).encode()) for random in (first, second))
     assert (one.id, one.source, one.fingerprint) == (other.id, other.source, other.fingerprint)
     assert one.fingerprint_in(1) == one.fingerprint
+
+
+USUAL = '{"source":"shop","schema_version":"1.0","idempotency_key":"k","payload":%s}'
+
+
+@given(
+    values,
+    seeds,
+    st.sampled_from(("shop", "Shop/1", "", "é", "a b", "s" * 256, True, None, [])),
+    st.sampled_from(("1.0", "", "v" * 65, True, {})),
+    st.sampled_from(("k", "", "a b", "k" * 256, True, [])),
+    st.sampled_from((None, "order.placed", "", "t" * 129, True, {"a": "b"})),
+    st.sampled_from(("compact", "blanks", "spelled", "twice", "more")),
+    st.sampled_from((EDGE, SAFETY, Limits(depth=1), Limits(nodes=90), Limits(key_chars=2, source_chars=4))),
+)
+@example({}, Random(1), "shop", "1.0", "k", None, "compact", EDGE)
+def test_an_envelope_that_is_as_most_are_reads_as_in_full(
+    payload: Any, random: Random, source: Any, version: Any, key: Any, kind: Any, how: str, limits: Limits
+) -> None:
+    members = {"source": source, "schema_version": version, "idempotency_key": key, "type": kind, "payload": payload}
+    if kind is None and random.random() < 0.5:
+        del members["type"]
+    if how == "spelled":
+        body = spell(members, random).encode()
+    else:
+        spelled = {
+            name: spell(value, random) if name == "payload" else json.dumps(value) for name, value in members.items()
+        }
+        colon, comma = (": ", ", ") if how == "blanks" else (":", ",")
+        pairs = [f'"{name}"{colon}{value}' for name, value in spelled.items()]
+        pairs += {"twice": pairs[:1], "more": ['"ordering_key":"o"']}.get(how, [])
+        body = f"{{{comma.join(pairs)}}}".encode()
+
+    def outcome(**beside: Any) -> Any:
+        try:
+            return parse_envelope(body, limits, **beside)
+        except Rejected as error:
+            return type(error), error.reason, error.pointer, str(error)
+
+    # A key beside the body, equal to its own, always takes the full reading.
+    beside = {"idempotency_key": key} if isinstance(key, str) else None
+    if beside is not None:
+        assert outcome() == outcome(**beside)
+    else:
+        assert isinstance(outcome(), tuple)
+
+
+@pytest.mark.parametrize("payload", ["{}", "null", "0.5", '{"b":[1,2,{"c":"é.0"}],"a":-1}', '"1.0"'])
+def test_the_short_way_is_taken_by_what_is_usual(payload: str) -> None:
+    body = (USUAL % payload).encode()
+    assert event_module._usual(body, EDGE) == parse_envelope(body, idempotency_key="k")
+
+
+@pytest.mark.parametrize(
+    "payload",
+    ["1.0", "-0.0", "1e3", '{"a":1,"a":1}', '"\\u0041"', "[ ]", "12345678901234567890123", "[" * 65 + "]" * 65],
+)
+def test_the_short_way_leaves_the_rest_alone(payload: str) -> None:
+    assert event_module._usual((USUAL % payload).encode(), EDGE) is None
 
 
 def test_a_fingerprint_of_a_newer_release_is_refused() -> None:

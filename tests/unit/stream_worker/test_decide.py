@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from schemas.errors import Reason
-from stream_worker.decide import CONFLICT, EXHAUSTED, KeyRow, Known, Run, decide
+from stream_worker.decide import ACCEPTED, CONFLICT, EXHAUSTED, NEW, REPLAY, KeyRow, Known, decide
 from stream_worker.outcomes import Dead, Duplicate, Redelivered
 from tests.worker_kit import START_MS, Log, envelope
 
@@ -20,12 +20,12 @@ def known(**rows: KeyRow) -> Known:
 def test_the_first_of_an_unknown_id_runs_and_the_rest_are_judged_by_it() -> None:
     log = Log()
     items = [log.append(envelope("a", 1)), log.append(envelope("a", 1.0)), log.append(envelope("a", 2))]
-    assert decide(items, known()) == [Run("new"), Duplicate(), CONFLICT]
+    assert decide(items, known()) == [NEW, Duplicate(), CONFLICT]
 
 
 @pytest.mark.parametrize(
     ("state", "expected"),
-    [("accepted", Run("accepted")), ("stored", Duplicate()), ("parked", Duplicate()), ("failed", Duplicate())],
+    [("accepted", ACCEPTED), ("stored", Duplicate()), ("parked", Duplicate()), ("failed", Duplicate())],
 )
 def test_a_known_row_decides(state: str, expected: object) -> None:
     item = Log().append(envelope("a", 1))
@@ -41,7 +41,7 @@ def test_only_a_copy_appended_after_the_dead_letter_is_a_replay() -> None:
     assert before.event is not None
     rows = {before.id: KeyRow(before.event.fingerprint, "failed")}
     buried = Known(rows, frozenset(), {before.id: same.appended_ms})
-    assert decide([before, same, after, after], buried) == [Duplicate(), Duplicate(), Run("replay"), Duplicate()]
+    assert decide([before, same, after, after], buried) == [Duplicate(), Duplicate(), REPLAY, Duplicate()]
     buried.exhausted.add(before.id)
     assert decide([after], buried) == [EXHAUSTED]
 
@@ -52,7 +52,7 @@ def test_coordinates_with_a_failures_row_are_a_redelivery_whatever_they_hold() -
     at = frozenset((item.offset, item.appended_ms) for item in items)
     assert decide(items, Known({}, at, {})) == [Redelivered(), Redelivered()]
     moved = [structs.replace(item, timestamp=item.timestamp + 1) for item in items]
-    assert decide(moved, Known({}, at, {})) == [Dead(Reason.MALFORMED_JSON, "parse"), Run("new")], "another record"
+    assert decide(moved, Known({}, at, {})) == [Dead(Reason.MALFORMED_JSON, "parse"), NEW], "another record"
 
 
 @pytest.mark.parametrize("raw", [-1, 2**63 - 1, -(2**63), 0])
@@ -70,6 +70,6 @@ def test_every_id_has_one_candidate_and_every_other_payload_is_reported(log_of: 
     for (key, payload), decision in zip(log_of, decisions, strict=True):
         if key not in first:
             first[key] = payload
-            assert decision == Run("new")
+            assert decision == NEW
         else:
             assert decision == (Duplicate() if payload == first[key] else CONFLICT)

@@ -62,7 +62,7 @@ def test_every_column_is_what_it_was() -> None:
     )
     event = parse_envelope(body)
     rows = EventRows(NOW)
-    rows.add(item(event), BEFORE, "PROCESSED", "book", 2)
+    rows.extend([(item(event), BEFORE, "PROCESSED", "book", 2)])
     (row,) = read_back(rows.encoded())
     assert UUID(bytes=row["event_id"]) == event.id
     assert (row["source"], row["idempotency_key"], row["schema_version"]) == (b"shop", b"k", b"1.0")
@@ -94,7 +94,7 @@ def test_what_is_encoded_once_never_leaks_into_another_row(
     for number, (source, kind, status, handled_by, since, attempts) in enumerate(facts):
         members = {} if kind is None else {"type": kind}
         event = parse_envelope(envelope(source, f"k{number}", number, **members))
-        rows.add(item(event, number), since, status, handled_by, attempts)  # type: ignore[arg-type]
+        rows.extend([(item(event, number), since, status, handled_by, attempts)])  # type: ignore[list-item]
     for number, (row, fact) in enumerate(zip(read_back(rows.encoded()), facts, strict=True)):
         source, kind, status, handled_by, since, attempts = fact
         assert row["source"] == source.encode()
