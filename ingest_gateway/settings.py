@@ -68,7 +68,7 @@ class GatewaySettings(RuntimeSettings):
     gateway_bulk_items: int = Field(EDGE.batch_items, ge=1, le=10_000, description="Most events of one batch request.")
     gateway_bulk_bytes: int = Field(EDGE.batch_bytes, ge=1024, description="Largest body of one batch request.")
     gateway_bulk_requests: int = Field(
-        4, ge=1, le=64, description="Batch requests whose events are in flight at once; others wait for their turn."
+        8, ge=1, le=64, description="Batch requests whose events are in flight at once; others wait for their turn."
     )
 
     # --- admission and batching
@@ -87,7 +87,7 @@ class GatewaySettings(RuntimeSettings):
     )
     # A request of 500 events is one micro-batch then, and a third quicker than as two.
     gateway_batch_size: int = Field(512, ge=1, le=5000, description="Most events of one micro-batch.")
-    gateway_batches: int = Field(3, ge=1, le=64, description="Micro-batches in flight; each has its own connection.")
+    gateway_batches: int = Field(5, ge=1, le=64, description="Micro-batches in flight; each has its own connection.")
     gateway_linger: float = Field(
         0.05,
         ge=0,

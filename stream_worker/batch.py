@@ -204,7 +204,7 @@ class Processor:
         waits, retry = _last(ran)
         kinds = set(map(type, settled.values()))
         return Result(
-            [(batch.items[position], outcome) for position, outcome in settled.items()],
+            list(zip(map(batch.items.__getitem__, settled), settled.values(), strict=True)),
             next_offset,
             retry,
             not kinds.isdisjoint((Dead, Redelivered)),

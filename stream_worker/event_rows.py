@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Final, Literal
 
 from infra.runtime import copy_format
-from infra.runtime.copy_format import INT32_FOLLOWS, INT64_FOLLOWS, NULL, blob, int32, int64, text, time
+from infra.runtime.copy_format import INT32_FOLLOWS, INT64_FOLLOWS, NULL, int32, int64, text, time
 from stream_worker.records import Item
 
 Status = Literal["PROCESSED", "RETRYING", "FAILED"]
@@ -118,5 +118,6 @@ def key_rows(items: Sequence[Item]) -> bytes:
     middle = text("stored") + INT32_FOLLOWS + int32(1) + INT32_FOLLOWS + int32(items[0].partition) + INT64_FOLLOWS
     for item in items:
         assert item.event is not None  # noqa: S101
-        parts += (_KEY_FOLLOWS, item.id, blob(item.event.fingerprint), middle, int64(item.offset))
+        fingerprint = item.event.fingerprint
+        parts += (_KEY_FOLLOWS, item.id, int32(len(fingerprint)), fingerprint, middle, int64(item.offset))
     return copy_format.whole(parts)

@@ -18,7 +18,7 @@ class WorkerSettings(RuntimeSettings):
     worker_metrics_port: Port = Field(0, description="Port of /metrics, /healthz and /readyz; 0: any free one, logged.")
     # Few: batches that wait for each other grow, and cost less an event; each holds its records in memory.
     worker_db_connections: int = Field(
-        4,
+        3,
         ge=1,
         le=100,
         description="Batches that run side by side, one connection each; more where handlers wait for what is far away.",
