@@ -189,26 +189,29 @@ def parse_envelope(body: bytes, limits: Limits = EDGE, *, idempotency_key: str |
 
 
 def _usual(body: bytes, limits: Limits) -> Event | None:
-    """The event of an envelope that is as nearly all are, in half the time: compact, without escapes, no member beside the
+    """The event of an envelope that is as nearly all are, in two thirds of the time: no white space but blanks, no escape, no member beside the
     required ones but `type`, far from every limit, every number in its canonical spelling. None: that is for the full reading
     to judge, which says the same of these (a property test holds the two together).
     """
-    size = len(body)
-    if size > limits.nodes or _BACKSLASH in body:  # each value takes a byte at least
+    if len(body) > limits.nodes or _BACKSLASH in body:  # each value takes a byte at least
         return None
     try:
         members = _loads(body)
         source, version, key = members["source"], members["schema_version"], members["idempotency_key"]
-        payload = _dumps(members["payload"])
+        value = members["payload"]
         kind = None if len(members) == len(_REQUIRED) else members["type"]
-        if (
-            size - len(payload) > _USUAL_BYTES
-            or len(members) > len(_REQUIRED) + 1
-            or body != _dumps(members)
-            or not _names_hold(source, version, kind, limits.source_chars)
-        ):
+        if len(members) > len(_REQUIRED) + 1:
             return None
-        canonical = _dumps(members["payload"], None, _SORTED)
+        encoded = _dumps(members)
+        if body == encoded:
+            payload = _dumps(value)
+        elif body.replace(b" ", b"") == encoded.replace(b" ", b""):
+            payload = bytes(_SLICER.decode(body).payload)
+        else:
+            return None
+        if len(body) - len(payload) > _USUAL_BYTES or not _names_hold(source, version, kind, limits.source_chars):
+            return None
+        canonical = _dumps(value, None, _SORTED)
     except (ValueError, KeyError, TypeError):
         return None
     if (

@@ -311,7 +311,9 @@ def test_an_envelope_that_is_as_most_are_reads_as_in_full(
         assert isinstance(outcome(), tuple)
 
 
-@pytest.mark.parametrize("payload", ["{}", "null", "0.5", '{"b":[1,2,{"c":"é.0"}],"a":-1}', '"1.0"'])
+@pytest.mark.parametrize(
+    "payload", ["{}", "null", "0.5", ' { "a b" : [ 1, 2 ] } ', '{"b":[1,2,{"c":"é.0"}],"a":-1}', '"1.0"']
+)
 def test_the_short_way_is_taken_by_what_is_usual(payload: str) -> None:
     body = (USUAL % payload).encode()
     assert event_module._usual(body, EDGE) == parse_envelope(body, idempotency_key="k")
@@ -319,7 +321,7 @@ def test_the_short_way_is_taken_by_what_is_usual(payload: str) -> None:
 
 @pytest.mark.parametrize(
     "payload",
-    ["1.0", "-0.0", "1e3", '{"a":1,"a":1}', '"\\u0041"', "[ ]", "12345678901234567890123", "[" * 65 + "]" * 65],
+    ["1.0", "-0.0", "1e3", '{"a":1,"a":1}', '"\\u0041"', "[\t]", "12345678901234567890123", "[" * 65 + "]" * 65],
 )
 def test_the_short_way_leaves_the_rest_alone(payload: str) -> None:
     assert event_module._usual((USUAL % payload).encode(), EDGE) is None
