@@ -80,11 +80,10 @@ def outcome_answer(outcome: Outcome, event_id: str) -> Answer:
 def results_answer(results: Sequence[Rejected | tuple[bytes, Outcome]]) -> Answer:
     """The answer to a batch: what became of each item, or why it was refused."""
     items = b"[%b]" % b",".join([_item(result) for result in results])
-    outcomes = [result[1] for result in results if not isinstance(result, Rejected)]
-    taken = any(isinstance(each, Accepted | Duplicate) for each in outcomes)
-    if taken or not any(isinstance(each, NotAccepted | Unknown) for each in outcomes):
+    kinds = {type(result[1]) for result in results if not isinstance(result, Rejected)}
+    if not kinds.isdisjoint((Accepted, Duplicate)) or kinds.isdisjoint((NotAccepted, Unknown)):
         return encoded(200, b'{"results":%b}' % items, media_type=b"application/json")
-    unknown = any(isinstance(each, Unknown) for each in outcomes)
+    unknown = Unknown in kinds
     return problem(
         Kind.OUTCOME_UNKNOWN if unknown else Kind.NOT_ACCEPTED,
         "No event of the batch was accepted for certain. Send it again with the same keys; each event takes effect once.",

@@ -157,10 +157,11 @@ class Intake:
         """
         checked = [item if isinstance(item, Rejected) else self._checked(item, grant) for item in items]
         good = [item for item in checked if not isinstance(item, Rejected)]
+        refused = [item.reason for item in checked if isinstance(item, Rejected)] if len(good) < len(checked) else []
         outcomes = await self._submit_many(route, good, parent)
-        self._metrics.count_batch(
-            outcomes, [item.reason for item in checked if isinstance(item, Rejected)], self._clock() - began
-        )
+        self._metrics.count_batch(outcomes, refused, self._clock() - began)
+        if not refused:
+            return [(item.event.id_bytes, outcome) for item, outcome in zip(good, outcomes, strict=True)]
         told = iter(outcomes)
         return [item if isinstance(item, Rejected) else (item.event.id_bytes, next(told)) for item in checked]
 

@@ -489,9 +489,10 @@ class Pipeline:
         standing = await self._try_remember(keys) if looked else None
         if standing is None:
             self._memory.add(keys)
+        deferred = standing is None
         for flight, receipt in acked:
-            row = None if standing is None else standing.get(flight.event.id_bytes)
-            self._settle(flight, remembered(flight.event, receipt, row, deferred=standing is None))
+            row = standing.get(flight.event.id_bytes) if standing else None
+            self._settle(flight, remembered(flight.event, receipt, row, deferred=deferred))
 
     async def _try_remember(self, keys: list[Remembered]) -> Mapping[bytes, Known] | None:
         """The rows that were there before mine; None when it has to be done later."""

@@ -337,7 +337,8 @@ class Producer:
         if ack.offset < 0:
             # The broker has it already and no longer knows where (DUPLICATE_SEQUENCE_NUMBER).
             return [Unknown("no_offset")] * count
-        return [Receipt(topic, ack.partition, ack.offset + i, ack.timestamp) for i in range(count)]
+        partition, first, timestamp = ack.partition, ack.offset, ack.timestamp
+        return [Receipt(topic, partition, offset, timestamp) for offset in range(first, first + count)]
 
     def _note_failure(self, producer: AIOKafkaProducer, why: str) -> None:
         """aiokafka never re-bootstraps once all brokers it knew have moved; a long silence replaces it."""
