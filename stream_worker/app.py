@@ -48,6 +48,8 @@ from stream_worker.together import Together
 _LOG = log.get(__name__)
 _TICK_LIMIT = 30.0
 _CLOSE_TIMEOUT = 5.0
+_FETCH = 4 << 20
+"""Bytes in one answer of a broker at most (KIP-74: one batch always comes). It is held three times while it is taken apart."""
 
 
 class NotSo(Exception):
@@ -252,6 +254,7 @@ def _consumer(settings: WorkerSettings) -> AIOKafkaConsumer:
         metadata_max_age_ms=round(settings.worker_metadata_max_age * 1000),
         # The largest record the topic takes always fits, or it would be skipped.
         max_partition_fetch_bytes=max(1 << 20, settings.dead_letter_bytes),
+        fetch_max_bytes=max(_FETCH, settings.dead_letter_bytes),
     )
 
 
