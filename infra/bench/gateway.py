@@ -83,10 +83,13 @@ class _Stand:
 
     def posts(self, processes: int) -> Contestants:
         work = _Work()
+        # One process of it beside two of ours, too: started without a word about processes, that is what it gets.
+        alone = {"kafka-each-1": self.turn(self.python("kafka-each", 1), work)} if processes > 1 else {}
         return {
             "plutus": self.turn(self.plutus(processes), work),
             "bento": rivals.bento_is_absent(self.asked) or self.turn(self.bento("gateway.yaml", INGEST), work),
             "kafka-each": self.turn(self.python("kafka-each", processes), work),
+            **alone,
             "insert-each": self.turn(self.python("insert-each", processes), work),
         }
 

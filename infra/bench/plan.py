@@ -34,10 +34,11 @@ SCENARIOS: Final = (
         "gateway",
         "single",
         "Single POSTs, 2 processes, 256 connections",
-        ("plutus", "bento", "kafka-each", "insert-each"),
+        ("plutus", "bento", "kafka-each", "kafka-each-1", "insert-each"),
         (
             Goal("rate", "bento", 0.85, 1.0),
             Goal("rate", "kafka-each", 4.0, 5.0),
+            Goal("rate", "kafka-each-1", None),
             Goal("rate", "insert-each", 12.0, 15.0),
         ),
         "latency",
