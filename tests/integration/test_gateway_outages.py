@@ -119,7 +119,7 @@ async def test_without_postgres_events_are_accepted_and_remembered_later(own: Ow
             return (await post(gateway, "key-7")).status_code == 200
 
         async def none_waits() -> bool:
-            return (await gateway.metrics())["gateway_dedup_deferred_waiting"] == 0
+            return bool((await gateway.metrics())["gateway_dedup_deferred_waiting"] == 0)
 
         await eventually(told_duplicate)
         assert (await post(gateway, "key-7", "another")).status_code == 422
