@@ -23,7 +23,7 @@ import msgspec
 import orjson
 
 from schemas import json_text
-from schemas.errors import Invalid, Malformed, Reason, TooLarge
+from schemas.errors import Invalid, Malformed, Reason, Rejected, TooLarge
 from schemas.fingerprint import CURRENT, digest, fingerprint
 from schemas.ids import id_bytes, id_text, partition_key
 from schemas.limits import EDGE, Limits
@@ -41,11 +41,9 @@ _RFC3339 = re.compile(
 """The shape; which months and days exist is left to the calendar."""
 _REMEMBERED = 4_096
 """Sources, versions and types come again and again; each is looked at once. A cached text is never longer than its limit."""
-_USUAL_BYTES = 1_024
-"""What stands around a payload and is longer than this is read in full, so that what is remembered stays small."""
 _LINE_BREAKS = bytes.maketrans(b"\r\n", b"  ")
 _CR, _LF = b"\r\n"
-_BACKSLASH, _BRACKET = b"\\["
+(_BACKSLASH,) = b"\\"
 _loads, _dumps, _SORTED = orjson.loads, orjson.dumps, orjson.OPT_SORT_KEYS
 
 
@@ -189,15 +187,14 @@ def parse_envelope(body: bytes, limits: Limits = EDGE, *, idempotency_key: str |
 
 
 def _usual(body: bytes, limits: Limits) -> Event | None:
-    """The event of an envelope that is as nearly all are, in two thirds of the time: no white space but blanks, no escape, no member beside the
-    required ones but `type`, far from every limit, every number in its canonical spelling. None: that is for the full reading
-    to judge, which says the same of these (a property test holds the two together).
+    """The event of an envelope that is as nearly all are, in four fifths of the time: no white space but blanks, no escape, no
+    member beside the required ones but `type`, few values, every number in its canonical spelling. None: that is for the full
+    reading to judge, which says the same of these (a property test holds the two together).
     """
     if len(body) > limits.nodes or _BACKSLASH in body:  # each value takes a byte at least
         return None
     try:
         members = _loads(body)
-        source, version, key = members["source"], members["schema_version"], members["idempotency_key"]
         value = members["payload"]
         kind = None if len(members) == len(_REQUIRED) else members["type"]
         if len(members) > len(_REQUIRED) + 1:
@@ -209,34 +206,17 @@ def _usual(body: bytes, limits: Limits) -> Event | None:
             payload = bytes(_SLICER.decode(body).payload)
         else:
             return None
-        if len(body) - len(payload) > _USUAL_BYTES or not _names_hold(source, version, kind, limits.source_chars):
-            return None
         canonical = _dumps(value, None, _SORTED)
-    except (ValueError, KeyError, TypeError):
+        if not json_text.is_canonical(canonical):
+            return None
+        json_text.check_size(payload, limits)
+        source = _source(members["source"], limits)
+        version = _visible(members["schema_version"], "schema_version", _VERSION_CHARS)
+        key = _key(members["idempotency_key"], limits)
+        kind = None if kind is None else _visible(kind, "type", _TYPE_CHARS)
+    except (ValueError, KeyError, TypeError, Rejected):
         return None
-    if (
-        type(key) is str
-        and len(key) <= limits.key_chars
-        and _is_visible_ascii(key)
-        and json_text.is_canonical(canonical)
-        and payload.count(b"{") + (payload.count(b"[") if _BRACKET in payload else 0) <= limits.depth
-    ):
-        return Event(id_bytes(source, key), source, version, key, payload, digest(canonical), kind)
-    return None
-
-
-@lru_cache(_REMEMBERED)
-def _names_hold(source: object, version: object, kind: object, source_chars: int) -> bool:
-    """Whether these members keep their rules; False where that is not certain."""
-    return (
-        isinstance(source, str)
-        and isinstance(version, str)
-        and len(source) <= source_chars
-        and len(version) <= _VERSION_CHARS
-        and _SOURCE.fullmatch(source) is not None
-        and _is_visible_ascii(version)
-        and (kind is None or (isinstance(kind, str) and len(kind) <= _TYPE_CHARS and _is_visible_ascii(kind)))
-    )
+    return Event(id_bytes(source, key), source, version, key, payload, digest(canonical), kind)
 
 
 def _wrong_members(members: dict[str, Any]) -> Invalid:
