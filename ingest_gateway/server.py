@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import logging
@@ -9,21 +10,41 @@ import math
 import socket
 import ssl
 from collections.abc import Generator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import uvicorn
 
+from ingest_gateway.accept import Acceptor, Handshake
 from ingest_gateway.http_protocol import ConnectionLimits, LimitedHttpProtocol, Room, ShortCut
 from ingest_gateway.routes import App
 from ingest_gateway.settings import GatewaySettings
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, which leaves signals to the process: it would raise them again at the end and exit with 143."""
+    """uvicorn's server, which leaves signals to the process (it would raise them again at the end and exit with 143) and
+    accepts connections in our way."""
+
+    def __init__(self, config: uvicorn.Config, handshake_timeout: float) -> None:
+        super().__init__(config)
+        self._handshake_timeout = handshake_timeout
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
         yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve these sockets from now on."""
+        await super().startup(sockets=[])
+        tls = self.config.ssl
+        handshake = None if tls is None else Handshake(tls, self._handshake_timeout)
+        self.servers = [Acceptor(each, self._protocol, handshake) for each in sockets or ()]  # type: ignore[misc]
+
+    def _protocol(self) -> asyncio.Protocol:
+        make: Any = self.config.http_protocol_class
+        protocol: asyncio.Protocol = make(
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        return protocol
 
 
 class Listeners(NamedTuple):
@@ -73,7 +94,8 @@ def make_server(app: App, settings: GatewaySettings, short_cut: ShortCut, tls: s
             timeout_keep_alive=math.ceil(settings.gateway_keep_alive),
             ssl_context_factory=None if tls is None else lambda _, __: tls,
             timeout_graceful_shutdown=math.ceil(settings.gateway_drain_timeout),
-        )
+        ),
+        settings.gateway_first_byte_timeout,
     )
 
 
