@@ -1,8 +1,9 @@
-"""Takes connections from a listening socket that processes may share: one in each turn of the loop.
+"""Takes connections from a listening socket that processes may share: one in each turn of the loop, and few in each millisecond.
 
-asyncio and uvloop take all that wait whenever they look. Of 256 connections that clients opened together, the quicker of two
-processes got 209; those stayed its own for as long as they were kept alive, and the other one idled. One a turn, they are shared
-out by who has time.
+asyncio and uvloop take all that wait whenever they look. Of 256 connections that clients open together, the first of two processes
+to be woken got 210; those stayed its own for as long as they were kept alive, and the other one idled. The moment without a look
+after a few is for those that the kernel has not woken yet. A socket for each process (SO_REUSEPORT) would be shared out by chance,
+and what is queued at one that hangs or is being replaced would wait for it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from typing import Final, NamedTuple
 from infra.runtime import log
 
 _LOG = log.get(__name__)
+_FEW: Final = 4
+_MOMENT: Final = 0.001
+"""Four connections in a millisecond are as many as a process can serve if each brings one request: nobody is slowed by this."""
 _PAUSE: Final = 1.0
 """Seconds without a look after the kernel had no file or memory for a connection, as long as asyncio's own; they wait in the
 backlog meanwhile."""
@@ -47,6 +51,7 @@ class Acceptor:
         self._handshake = handshake
         self._starting: set[asyncio.Task[None]] = set()
         self._paused: asyncio.TimerHandle | None = None
+        self._left = 0
         self._look()
 
     def close(self) -> None:
@@ -63,6 +68,7 @@ class Acceptor:
 
     def _look(self) -> None:
         self._paused = None
+        self._left = _FEW
         self._loop.add_reader(self._listener, self._accept)
 
     def _accept(self) -> None:
@@ -72,12 +78,18 @@ class Acceptor:
             return  # another process was quicker, or the client is gone
         except OSError as error:
             _LOG.error("No connection can be accepted.", action="accept_failed", errno=error.errno, pause_s=_PAUSE)
-            self._loop.remove_reader(self._listener)
-            self._paused = self._loop.call_later(_PAUSE, self._look)
+            self._pause(_PAUSE)
             return
+        self._left -= 1
+        if not self._left:
+            self._pause(_MOMENT)
         starting = self._loop.create_task(self._start(connection), name="connection")
         self._starting.add(starting)
         starting.add_done_callback(self._starting.discard)
+
+    def _pause(self, seconds: float) -> None:
+        self._loop.remove_reader(self._listener)
+        self._paused = self._loop.call_later(seconds, self._look)
 
     async def _start(self, connection: socket.socket) -> None:
         connection.setblocking(False)

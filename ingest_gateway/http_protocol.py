@@ -12,7 +12,7 @@ A request that is refused here is answered after those that were sent before it 
 refusal for the answer to the first one. A timer exists only while a request is incomplete after what was read, so a request
 that came in one piece costs none; one that watches an idle connection is kept over its requests. An answer that is complete
 at once is one write: uvicorn's two cost a system call and a packet more. A small POST that came as a whole is first offered to
-the application's short cut, which needs no task.
+the application's short cut, which needs no task; where its head is known already (`known_heads.py`), before anything is parsed.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from infra.runtime import log
 from ingest_gateway.head import Head, read_head
+from ingest_gateway.known_heads import KnownHeads
 from ingest_gateway.problems import Answer, Kind, problem
 from schemas.errors import Rejected
 
@@ -103,6 +104,16 @@ _known_target = lru_cache(256)(_target)
 """Of short ones, which come again and again."""
 
 
+class _NobodyWaits:
+    """In place of a request's event while no task waits for its body: making one for each costs a microsecond."""
+
+    def set(self) -> None:
+        """Nobody waits."""
+
+
+_NOBODY: Any = _NobodyWaits()
+
+
 class OneWriteCycle(RequestResponseCycle):
     """One request and its answer. Our applications set content-length and their headers hold nothing from outside."""
 
@@ -141,19 +152,55 @@ class OneWriteCycle(RequestResponseCycle):
     def _write(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
         self.response_started = self.response_complete = True
         self.waiting_for_100_continue = False
-        parts = [STATUS_LINE[status]]
-        for name, value in (*self.default_headers, *headers):
-            if name == b"connection" and value == b"close":
-                self.keep_alive = False
-            else:
-                parts += (name, b": ", value, b"\r\n")
-        parts.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
-        parts.append(body)
-        self.transport.write(b"".join(parts))
+        text, self.keep_alive = _answer_text(status, (*self.default_headers, *headers), body, self.keep_alive)
+        self.transport.write(text)
         self.message_event.set()
         if not self.keep_alive:
             self.transport.close()
         self.on_response()
+
+
+class KnownCycle:
+    """One request under a known head, and its answer: what its connection asks of a cycle, and nothing else."""
+
+    __slots__ = ("_protocol", "disconnected", "keep_alive", "response_complete")
+
+    message_event: Any = _NOBODY
+
+    def __init__(self, protocol: LimitedHttpProtocol) -> None:
+        self._protocol = protocol
+        self.disconnected = False
+        self.keep_alive = True
+        self.response_complete = False
+
+    def reply(self, answer: Answer, close: bool) -> None:
+        """The whole answer, which may come after the client has gone."""
+        if self.disconnected:
+            _tell_gone(answer.status)
+            return
+        self.response_complete = True
+        protocol, wanted = self._protocol, self.keep_alive and not close
+        headers = (*protocol.server_state.default_headers, *answer.headers)
+        text, self.keep_alive = _answer_text(answer.status, headers, answer.body, wanted)
+        protocol.transport.write(text)
+        if not self.keep_alive:
+            protocol.transport.close()
+        protocol.on_response_complete()
+
+
+def _answer_text(
+    status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes, keep_alive: bool
+) -> tuple[bytes, bool]:
+    """An answer as it is sent, and whether the connection is kept after it: not where a header says so either."""
+    parts = [STATUS_LINE[status]]
+    for name, value in headers:
+        if name == b"connection" and value == b"close":
+            keep_alive = False
+        else:
+            parts += (name, b": ", value, b"\r\n")
+    parts.append(b"\r\n" if keep_alive else b"connection: close\r\n\r\n")
+    parts.append(body)
+    return b"".join(parts), keep_alive
 
 
 def _tell_gone(status: int) -> None:
@@ -161,23 +208,23 @@ def _tell_gone(status: int) -> None:
     _LOG.info("A client left before its answer.", action="client_gone", status=status)
 
 
-class _NobodyWaits:
-    """In place of a request's event while no task waits for its body: making one for each costs a microsecond."""
-
-    def set(self) -> None:
-        """Nobody waits."""
-
-
-_NOBODY: Any = _NobodyWaits()
-
-
 class LimitedHttpProtocol(HttpToolsProtocol):
     """One connection."""
 
-    def __init__(self, limits: ConnectionLimits, room: Room, short_cut: ShortCut, *args: Any, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        limits: ConnectionLimits,
+        room: Room,
+        short_cut: ShortCut,
+        known_heads: KnownHeads,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self._limits = limits
         self._short_cut = short_cut
+        self._known_heads = known_heads
+        self._whole: bytes | None = None
         self._room = room
         self._body = 0
         self._held = 0
@@ -230,6 +277,30 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._refusal is not None:
             return
+        before: Any = self.cycle
+        resting = self._phase is _Phase.NOTHING and (before is None or (before.response_complete and before.keep_alive))
+        if resting and self._is_known(data):
+            return
+        self._whole = data if resting else None
+        self._feed(data)
+        self._whole = None
+
+    def _is_known(self, data: bytes) -> bool:
+        """Serve this, where it is a whole request under a known head. The parser, which is between two requests, goes on there."""
+        known = None if self.flow.write_paused else self._known_heads.find(data)
+        if known is None:
+            return False
+        head, body = known
+        self._disarm()
+        self._idle_since = None
+        before, cycle = self.cycle, KnownCycle(self)
+        self.cycle = cycle  # type: ignore[assignment]
+        if self._short_cut.serve(head, body, cycle.reply):
+            return True
+        self.cycle = before
+        return False
+
+    def _feed(self, data: bytes) -> None:
         # The callbacks take off what they are told; what is left is framing, or a header that is not complete yet.
         self._untold = len(data)
         self._ended = False
@@ -403,10 +474,13 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         head, cycle.direct = cycle.direct, None
         if head is None or cycle.disconnected or cycle.response_complete:
             return
+        whole = self._whole if cycle.keep_alive else None
         # A client that does not read its answers waits for room to write as everybody did before.
         cycle.taken = not self.flow.write_paused and self._short_cut.serve(head, bytes(cycle.body), cycle.reply)
         if not cycle.taken:
             self._start_asgi_task(cycle, self.app)
+        elif whole is not None:
+            self._known_heads.learn(whole, head)
 
     def send_400_response(self, msg: str) -> None:
         """What uvicorn calls for a request that its parser refuses: here with a problem document."""

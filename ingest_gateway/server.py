@@ -16,6 +16,7 @@ import uvicorn
 
 from ingest_gateway.accept import Acceptor, Handshake
 from ingest_gateway.http_protocol import ConnectionLimits, LimitedHttpProtocol, Room, ShortCut
+from ingest_gateway.known_heads import KnownHeads
 from ingest_gateway.routes import App
 from ingest_gateway.settings import GatewaySettings
 
@@ -78,10 +79,11 @@ def make_server(app: App, settings: GatewaySettings, short_cut: ShortCut, tls: s
         head_bytes=settings.gateway_head_bytes,
         headers=settings.gateway_headers,
     )
+    room = Room(settings.gateway_max_bytes // 4)
     return Server(
         uvicorn.Config(
             app,
-            http=functools.partial(LimitedHttpProtocol, limits, Room(settings.gateway_max_bytes // 4), short_cut),  # type: ignore[arg-type]
+            http=functools.partial(LimitedHttpProtocol, limits, room, short_cut, KnownHeads()),  # type: ignore[arg-type]
             loop="none",
             ws="none",
             lifespan="off",

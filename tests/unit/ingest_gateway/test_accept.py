@@ -69,6 +69,17 @@ async def test_connections_that_wait_are_shared_out() -> None:
             assert min(len(one), len(other)) >= 15
 
 
+async def test_who_looks_first_leaves_the_most_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They may take a while to be woken; this moment is made one that does not end."""
+    monkeypatch.setattr(accept, "_MOMENT", 60)
+    with listen("127.0.0.1", 0, 100) as listener:
+        async with clients(listener, 40), accepting(listener) as (_, one):
+            await eventually(lambda: len(one) == accept._FEW)
+            async with accepting(listener) as (_, other):
+                await eventually(lambda: len(other) == accept._FEW)
+                assert len(one) == accept._FEW
+
+
 async def test_who_is_closed_takes_no_more() -> None:
     with listen("127.0.0.1", 0, 100) as listener:
         async with accepting(listener) as (acceptor, early), accepting(listener) as (_, late):
