@@ -410,9 +410,10 @@ class Pipeline:
         error = None if batch.cancelled() else batch.exception()
         if error is not None:
             _LOG.error("A micro-batch failed in a way it must not.", action="batch_crashed", exc_info=error)
-        for flight in flights:
-            if not flight.settled.done() and self._flights.get(flight.event.id_bytes) is flight:
-                self._settle(flight, Unknown("internal_error"))
+        if error is not None or batch.cancelled():  # one that ended as it should has told everybody
+            for flight in flights:
+                if not flight.settled.done() and self._flights.get(flight.event.id_bytes) is flight:
+                    self._settle(flight, Unknown("internal_error"))
         self._pace.note(len(flights), self._clock())
         self._kick()
 

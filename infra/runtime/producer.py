@@ -397,9 +397,13 @@ def _fill(producer: AIOKafkaProducer, records: Sequence[Record], positions: list
     """A closed batch of the records at `positions[first:]`, as many as fit, and how many that are (at least one)."""
     batch = producer.create_batch()
     taken = 0
+    shared: Headers = ()
+    headers: list[tuple[str, bytes | None]] = []
     for position in itertools.islice(positions, first, None):
         record = records[position]
-        if batch.append(timestamp=None, key=record.key, value=record.value, headers=list(record.headers)) is None:
+        if record.headers is not shared:  # most have the same ones, and the client takes a list alone
+            shared, headers = record.headers, list(record.headers)
+        if batch.append(timestamp=None, key=record.key, value=record.value, headers=headers) is None:
             break
         taken += 1
     batch.close()
