@@ -161,7 +161,7 @@ class Intake:
         outcomes = await self._submit_many(route, good, parent)
         self._metrics.count_batch(outcomes, refused, self._clock() - began)
         if not refused:
-            return [(item.event.id_bytes, outcome) for item, outcome in zip(good, outcomes, strict=True)]
+            return list(zip([item.event.id_bytes for item in good], outcomes, strict=True))
         told = iter(outcomes)
         return [item if isinstance(item, Rejected) else (item.event.id_bytes, next(told)) for item in checked]
 

@@ -23,6 +23,8 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+import msgspec
+
 from infra.runtime import log
 from infra.runtime.producer import Receipt
 from infra.runtime.producer import Result as Published
@@ -108,23 +110,20 @@ class _Group:
         self.settled = settled
 
 
-class _Place:
+class _Place(msgspec.Struct, eq=False):
     """One event's place in a batch."""
 
-    __slots__ = ("_group", "_position")
-
-    def __init__(self, group: _Group, position: int) -> None:
-        self._group = group
-        self._position = position
+    group: _Group
+    position: int
 
     def done(self) -> bool:
         """Whether its outcome is known."""
-        return self._group.outcomes[self._position] is not None
+        return self.group.outcomes[self.position] is not None
 
     def set_result(self, outcome: Outcome, /) -> None:
         """Its outcome; the last one of a batch settles it."""
-        group = self._group
-        group.outcomes[self._position] = outcome
+        group = self.group
+        group.outcomes[self.position] = outcome
         group.missing -= 1
         if not group.missing and not group.settled.done():
             group.settled.set_result(None)
@@ -176,22 +175,19 @@ class _Entered:
         self._settles(outcome)
 
 
-class Flight:
+class Flight(msgspec.Struct, eq=False):
     """One event on its way, and everybody who waits for it.
 
     event: what was submitted. wire: the record's value. traceparent: W3C trace header of its creation, or None.
     """
 
-    __slots__ = ("arrived", "event", "followers", "republished", "settled", "traceparent", "wire")
-
-    def __init__(self, event: Event, wire: bytes, traceparent: bytes | None, settled: Settles, arrived: float) -> None:
-        self.event = event
-        self.wire = wire
-        self.traceparent = traceparent
-        self.settled = settled
-        self.arrived = arrived
-        self.followers: list[Settles] = []
-        self.republished = False
+    event: Event
+    wire: bytes
+    traceparent: bytes | None
+    settled: Settles
+    arrived: float
+    followers: list[Settles] = []
+    republished: bool = False
 
 
 class Policy(NamedTuple):
