@@ -210,13 +210,21 @@ def _usual(body: bytes, limits: Limits) -> Event | None:
         if not json_text.is_canonical(canonical):
             return None
         json_text.check_size(payload, limits)
-        source = _source(members["source"], limits)
-        version = _visible(members["schema_version"], "schema_version", _VERSION_CHARS)
+        source, version = members["source"], members["schema_version"]
+        _check_names(source, version, kind, limits.source_chars)
         key = _key(members["idempotency_key"], limits)
-        kind = None if kind is None else _visible(kind, "type", _TYPE_CHARS)
     except (ValueError, KeyError, TypeError, Rejected):
         return None
     return Event(id_bytes(source, key), source, version, key, payload, digest(canonical), kind)
+
+
+@lru_cache(_REMEMBERED)
+def _check_names(source: object, version: object, kind: object, source_chars: int) -> None:
+    """The three members that repeat together, in one look. Raises: Invalid; TypeError: one cannot be a name at all."""
+    _source(source, source_chars)
+    _visible(version, "schema_version", _VERSION_CHARS)
+    if kind is not None:
+        _visible(kind, "type", _TYPE_CHARS)
 
 
 def _wrong_members(members: dict[str, Any]) -> Invalid:
@@ -249,7 +257,7 @@ def build(
         Malformed, Invalid, TooLarge: a member breaks its rule.
     """
     json_text.check_size(payload, limits)
-    checked_source = _source(source, limits)
+    checked_source = _source(source, limits.source_chars)
     checked_key = _key(idempotency_key, limits)
     return Event(
         id_bytes=id_bytes(checked_source, checked_key),
@@ -279,10 +287,10 @@ def encode(event: Event) -> bytes:
     return orjson.dumps({**members, "payload": orjson.Fragment(event.payload)})
 
 
-def _source(value: object, limits: Limits) -> str:
-    if not isinstance(value, str) or len(value) > limits.source_chars or not _is_source(value):
+def _source(value: object, longest: int) -> str:
+    if not isinstance(value, str) or len(value) > longest or not _is_source(value):
         raise Invalid(
-            f"source must be a string of 1 to {limits.source_chars} characters allowed in a URI (RFC 3986).",
+            f"source must be a string of 1 to {longest} characters allowed in a URI (RFC 3986).",
             pointer="/source",
         )
     return value

@@ -41,7 +41,7 @@ _sha1 = _small_sha1()
 def id_bytes(source: str, idempotency_key: str) -> bytes:
     """The 16 bytes of `event_id`, without the object: it costs as much again, and most events never need it."""
     digest: bytes = _sha1(_NAMESPACE_BYTES + f"{source}\n{idempotency_key}".encode()).digest()
-    return digest[:6] + _VERSION_5[digest[6]] + digest[7:8] + _VARIANT[digest[8]] + digest[9:16]
+    return b"%b%b%c%b%b" % (digest[:6], _VERSION_5[digest[6]], digest[7], _VARIANT[digest[8]], digest[9:16])
 
 
 def event_id(source: str, idempotency_key: str) -> UUID:

@@ -76,6 +76,10 @@ class Contest:
                 self._miss(Missing(scenario.name, who, runner.why))
             else:
                 able[who] = runner
+        if scenario.practice and able:
+            who, runner = next(iter(able.items()))
+            self.say(f"{scenario.name}: a turn that does not count, {who}")
+            self._measured(scenario, who, "before the first round", runner)
         for number in range(1, self.rounds + 1):
             for who in alternating(list(able), number):
                 self.say(f"{scenario.name}: round {number} of {self.rounds}, {who}")
@@ -85,14 +89,19 @@ class Contest:
             self.outcome(outcome)
 
     def _turn(self, scenario: Scenario, who: str, number: int, runner: Runner) -> None:
-        try:
-            measured = runner()
-        except (Failed, LocalError, ValueError, OSError, subprocess.SubprocessError) as error:
-            self._miss(Missing(scenario.name, who, f"round {number}: {error}"))
+        measured = self._measured(scenario, who, f"round {number}", runner)
+        if measured is None:
             return
         figure = Figure(scenario.name, who, number, measured.values, measured.curve if scenario.axis else ())
         self.results.figures.append(figure)
         self.figure(figure)
+
+    def _measured(self, scenario: Scenario, who: str, when: str, runner: Runner) -> Measured | None:
+        try:
+            return runner()
+        except (Failed, LocalError, ValueError, OSError, subprocess.SubprocessError) as error:
+            self._miss(Missing(scenario.name, who, f"{when}: {error}"))
+            return None
 
     def _miss(self, missing: Missing) -> None:
         self.results.missing.append(missing)
