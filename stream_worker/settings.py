@@ -23,7 +23,7 @@ class WorkerSettings(RuntimeSettings):
         le=100,
         description="Batches that run side by side, one connection each; more where handlers wait for what is far away.",
     )
-    worker_batch_records: int = Field(2_000, ge=1, le=20_000, description="Records in one transaction at most.")
+    worker_batch_records: int = Field(3_000, ge=1, le=20_000, description="Records in one transaction at most.")
     worker_batch_bytes: int = Field(8 << 20, ge=65_536, description="Bytes in one transaction at most.")
     worker_buffer_bytes: int = Field(
         24 << 20, ge=1 << 20, description="Fetched and unprocessed bytes, over all partitions."
