@@ -79,7 +79,7 @@ async def test_alone_every_count_is_exact_and_nothing_is_left(tmp_path: Path) ->
     assert total["accepted"] + total["duplicate_http"] == 2 * QUAKES
     assert 0 < told["created_by_http"] < QUAKES
     assert len(told["sources"]) == 12 + 3
-    for line in ("starting Kafka and Postgres", "sending ", "every count is exact"):
+    for line in ("starting Kafka and Postgres", "sent 5,", "every count is exact"):
         assert line in err.decode()
     assert files_in(tmp_path) == []
     assert processes_of(tmp_path) == []
