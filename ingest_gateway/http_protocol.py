@@ -18,7 +18,7 @@ the application's short cut, which needs no task; where its head is known alread
 from __future__ import annotations
 
 from asyncio import BaseTransport, Event, TimerHandle
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from enum import Enum
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
@@ -26,15 +26,13 @@ from urllib.parse import unquote
 
 import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from infra.runtime import log
+from ingest_gateway.cycles import NOBODY, KnownCycle, OneWriteCycle, answer_text
 from ingest_gateway.head import Head, read_head
 from ingest_gateway.known_heads import KnownHeads
 from ingest_gateway.problems import Answer, Kind, problem
 from schemas.errors import Rejected
-
-_LOG = log.get(__name__)
 
 
 class ConnectionLimits(NamedTuple):
@@ -102,110 +100,6 @@ def _target(url: bytes) -> tuple[str, bytes, bytes]:
 _SHORT_TARGET = 128
 _known_target = lru_cache(256)(_target)
 """Of short ones, which come again and again."""
-
-
-class _NobodyWaits:
-    """In place of a request's event while no task waits for its body: making one for each costs a microsecond."""
-
-    def set(self) -> None:
-        """Nobody waits."""
-
-
-_NOBODY: Any = _NobodyWaits()
-
-
-class OneWriteCycle(RequestResponseCycle):
-    """One request and its answer. Our applications set content-length and their headers hold nothing from outside."""
-
-    _start: Any = None
-    direct: Head | None = None
-    """Set while the request waits for its body or its turn, to be offered to the short cut."""
-    taken = False
-    """By the short cut: its event may be on its way."""
-
-    def reply(self, answer: Answer, close: bool) -> None:
-        """The whole answer of a short cut, which may come after the client has gone."""
-        if self.disconnected:
-            _tell_gone(answer.status)
-            return
-        if close:
-            self.keep_alive = False
-        self._write(answer.status, answer.headers, answer.body)
-
-    async def send(self, message: Any) -> None:
-        if message["type"] == "http.response.start":
-            self._start = message
-            return
-        start, self._start = self._start, None
-        if start is None or message.get("more_body") or self.scope["method"] == "HEAD":
-            if start is not None:
-                await super().send(start)
-            await super().send(message)
-            return
-        if self.flow.write_paused and not self.disconnected:
-            await self.flow.drain()
-        if self.disconnected:
-            _tell_gone(start["status"])
-            return
-        self._write(start["status"], start["headers"], message.get("body", b""))
-
-    def _write(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
-        self.response_started = self.response_complete = True
-        self.waiting_for_100_continue = False
-        text, self.keep_alive = _answer_text(status, (*self.default_headers, *headers), body, self.keep_alive)
-        self.transport.write(text)
-        self.message_event.set()
-        if not self.keep_alive:
-            self.transport.close()
-        self.on_response()
-
-
-class KnownCycle:
-    """One request under a known head, and its answer: what its connection asks of a cycle, and nothing else."""
-
-    __slots__ = ("_protocol", "disconnected", "keep_alive", "response_complete")
-
-    message_event: Any = _NOBODY
-
-    def __init__(self, protocol: LimitedHttpProtocol) -> None:
-        self._protocol = protocol
-        self.disconnected = False
-        self.keep_alive = True
-        self.response_complete = False
-
-    def reply(self, answer: Answer, close: bool) -> None:
-        """The whole answer, which may come after the client has gone."""
-        if self.disconnected:
-            _tell_gone(answer.status)
-            return
-        self.response_complete = True
-        protocol, wanted = self._protocol, self.keep_alive and not close
-        headers = (*protocol.server_state.default_headers, *answer.headers)
-        text, self.keep_alive = _answer_text(answer.status, headers, answer.body, wanted)
-        protocol.transport.write(text)
-        if not self.keep_alive:
-            protocol.transport.close()
-        protocol.on_response_complete()
-
-
-def _answer_text(
-    status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes, keep_alive: bool
-) -> tuple[bytes, bool]:
-    """An answer as it is sent, and whether the connection is kept after it: not where a header says so either."""
-    parts = [STATUS_LINE[status]]
-    for name, value in headers:
-        if name == b"connection" and value == b"close":
-            keep_alive = False
-        else:
-            parts += (name, b": ", value, b"\r\n")
-    parts.append(b"\r\n" if keep_alive else b"connection: close\r\n\r\n")
-    parts.append(body)
-    return b"".join(parts), keep_alive
-
-
-def _tell_gone(status: int) -> None:
-    # Its sender does not know what became of it and will send it again; the line explains that duplicate.
-    _LOG.info("A client left before its answer.", action="client_gone", status=status)
 
 
 class LimitedHttpProtocol(HttpToolsProtocol):
@@ -420,7 +314,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             access_logger=self.access_logger,
             access_log=self.access_log,
             default_headers=self.server_state.default_headers,
-            message_event=_NOBODY,
+            message_event=NOBODY,
             expect_100_continue=self.expect_100_continue,
             keep_alive=version != "1.0" and parser.should_keep_alive(),
             on_response=self.on_response_complete,
@@ -543,10 +437,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     def _write_refusal(self, answer: Answer) -> None:
         if self.transport.is_closing():
             return
-        head = [STATUS_LINE[answer.status]]
-        for name, value in (*self.server_state.default_headers, *answer.headers, (b"connection", b"close")):
-            head += [name, b": ", value, b"\r\n"]
-        self.transport.write(b"".join([*head, b"\r\n", answer.body]))
+        headers = (*self.server_state.default_headers, *answer.headers)
+        self.transport.write(answer_text(answer.status, headers, answer.body, False)[0])
         self.transport.close()
 
     def _disarm(self) -> None:

@@ -10,7 +10,6 @@ from tests.house.source import Module, made, product
 OVERRIDDEN = {
     # Methods of a framework's class: it calls them, and says what they are for.
     "ingest_gateway.http_protocol": {
-        "OneWriteCycle.send",  # ASGI
         "LimitedHttpProtocol.connection_made",  # asyncio.Protocol
         "LimitedHttpProtocol.connection_lost",
         "LimitedHttpProtocol.data_received",

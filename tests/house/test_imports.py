@@ -50,7 +50,7 @@ KNOWN_BY: dict[str, set[str]] = {
     # The hot path is plain ASGI; FastAPI documents and routes around it.
     "fastapi": {"ingest_gateway.web", "infra.bench.peers"},
     "starlette": {"ingest_gateway.web"},
-    "uvicorn": {"ingest_gateway.server", "ingest_gateway.http_protocol"},
+    "uvicorn": {"ingest_gateway.server", "ingest_gateway.http_protocol", "ingest_gateway.cycles"},
     "cryptography": {"ingest_gateway.signatures"},
     "opentelemetry": {"infra.runtime.telemetry", "ingest_gateway.intake", "stream_worker.observe"},
     "prometheus_client": {
