@@ -94,7 +94,7 @@ class Acceptor:
     async def _start(self, connection: socket.socket) -> None:
         connection.setblocking(False)
         # A client that does not get through TLS, or leaves before, is no news; nobody waits for this task.
-        with contextlib.suppress(OSError, TimeoutError, asyncio.CancelledError):
+        with contextlib.suppress(OSError):
             if self._handshake is None:
                 await self._loop.connect_accepted_socket(self._protocol, connection)
             else:

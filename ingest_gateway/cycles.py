@@ -75,11 +75,9 @@ class OneWriteCycle(RequestResponseCycle):
     def _write(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
         self.response_started = self.response_complete = True
         self.waiting_for_100_continue = False
-        text, self.keep_alive = answer_text(status, (*self.default_headers, *headers), body, self.keep_alive)
-        self.transport.write(text)
+        told = (*self.default_headers, *headers)
+        self.keep_alive = write_answer(self.transport, status, told, body, keep_alive=self.keep_alive)
         self.message_event.set()
-        if not self.keep_alive:
-            self.transport.close()
         self.on_response()
 
 
@@ -103,18 +101,24 @@ class KnownCycle:
             return
         self.response_complete = True
         connection, wanted = self._connection, self.keep_alive and not close
-        headers = (*connection.server_state.default_headers, *answer.headers)
-        text, self.keep_alive = answer_text(answer.status, headers, answer.body, wanted)
-        connection.transport.write(text)
-        if not self.keep_alive:
-            connection.transport.close()
+        told = (*connection.server_state.default_headers, *answer.headers)
+        self.keep_alive = write_answer(connection.transport, answer.status, told, answer.body, keep_alive=wanted)
         connection.on_response_complete()
 
 
-def answer_text(
-    status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes, keep_alive: bool
-) -> tuple[bytes, bool]:
-    """An answer as it is sent, and whether the connection is kept after it: not where a header says so either."""
+def write_answer(
+    transport: asyncio.Transport,
+    status: int,
+    headers: Iterable[tuple[bytes, bytes]],
+    body: bytes,
+    *,
+    keep_alive: bool = False,
+) -> bool:
+    """Write a whole answer, and close the connection after it unless it is kept; True: it is.
+
+    Args:
+        keep_alive: whether it may be kept; a header `connection: close` says no, too.
+    """
     parts = [STATUS_LINE[status]]
     for name, value in headers:
         if name == b"connection" and value == b"close":
@@ -123,7 +127,10 @@ def answer_text(
             parts += (name, b": ", value, b"\r\n")
     parts.append(b"\r\n" if keep_alive else b"connection: close\r\n\r\n")
     parts.append(body)
-    return b"".join(parts), keep_alive
+    transport.write(b"".join(parts))
+    if not keep_alive:
+        transport.close()
+    return keep_alive
 
 
 def _tell_gone(status: int) -> None:

@@ -28,7 +28,7 @@ import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from ingest_gateway.cycles import NOBODY, KnownCycle, OneWriteCycle, answer_text
+from ingest_gateway.cycles import NOBODY, KnownCycle, OneWriteCycle, write_answer
 from ingest_gateway.head import Head, read_head
 from ingest_gateway.known_heads import KnownHeads
 from ingest_gateway.problems import Answer, Kind, problem
@@ -173,13 +173,13 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             return
         before: Any = self.cycle
         resting = self._phase is _Phase.NOTHING and (before is None or (before.response_complete and before.keep_alive))
-        if resting and self._is_known(data):
+        if resting and self._serve_known(data):
             return
         self._whole = data if resting else None
         self._feed(data)
         self._whole = None
 
-    def _is_known(self, data: bytes) -> bool:
+    def _serve_known(self, data: bytes) -> bool:
         """Serve this, where it is a whole request under a known head. The parser, which is between two requests, goes on there."""
         known = None if self.flow.write_paused else self._known_heads.find(data)
         if known is None:
@@ -438,8 +438,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         headers = (*self.server_state.default_headers, *answer.headers)
-        self.transport.write(answer_text(answer.status, headers, answer.body, False)[0])
-        self.transport.close()
+        write_answer(self.transport, answer.status, headers, answer.body)
 
     def _disarm(self) -> None:
         self._timed = _Phase.NOTHING

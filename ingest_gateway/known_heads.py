@@ -25,7 +25,7 @@ class KnownHeads:
 
     def find(self, data: bytes) -> tuple[Head, bytes] | None:
         """Head and body, where this is one whole request under a known head."""
-        end = data.find(_END, 0, _LONGEST) + len(_END)
+        end = _head_end(data)
         head = self._heads.get(data[:end])
         if head is None or len(data) - end != head.content_length:
             return None
@@ -38,9 +38,14 @@ class KnownHeads:
             data: from where a request may begin to the end of what came with it.
             head: as it was read from it.
         """
-        end = data.find(_END, 0, _LONGEST) + len(_END)
+        end = _head_end(data)
         if len(data) - end != head.content_length or head.traceparent is not None:
             return
         if len(self._heads) >= _MOST:
             self._heads.clear()  # who sends another head each time costs the others one reading of theirs
         self._heads[data[:end]] = head
+
+
+def _head_end(data: bytes) -> int:
+    """Where a head ends that begins this; where none does, so little that no request is that long."""
+    return data.find(_END, 0, _LONGEST) + len(_END)

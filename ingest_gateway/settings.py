@@ -37,7 +37,9 @@ class GatewaySettings(RuntimeSettings):
     gateway_backlog: int = Field(2048, ge=1, description="Connections the kernel keeps waiting to be accepted.")
     gateway_keep_alive: Seconds = Field(75.0, description="How long an idle connection is kept open.")
 
-    gateway_first_byte_timeout: Seconds = Field(10.0, description="How long a new connection may say nothing.")
+    gateway_first_byte_timeout: Seconds = Field(
+        10.0, description="How long a new connection may say nothing, and before that, its TLS handshake last."
+    )
     gateway_head_timeout: Seconds = Field(5.0, description="How long a request's head may take.")
     gateway_body_timeout: Seconds = Field(15.0, description="How long a request's body may take.")
     gateway_read_timeout: Seconds = Field(10.0, description="How long an answer may wait for its client to read.")

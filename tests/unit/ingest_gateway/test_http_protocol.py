@@ -117,6 +117,12 @@ async def line_to(site: Site) -> AsyncIterator[Line]:
         yield line
 
 
+async def offer(site: Site, line: Line, data: bytes) -> None:
+    """Send this, and wait until the short cut has it."""
+    await line.send(data)
+    await eventually(lambda: site.aside.waiting)
+
+
 WAYS = pytest.mark.parametrize("way", ["application", "short cut", "known head"])
 SHORT = pytest.mark.parametrize("way", ["short cut", "known head"])
 """By whom a request is answered, and whether after the parser or without it."""
@@ -127,8 +133,7 @@ async def target_of(site: Site, way: str) -> str:
     if way == "known head":
         async with line_to(site) as line:
             for body in (b"abc", b"abcd"):
-                await line.send(request(body, target="/aside"))
-                await eventually(lambda: site.aside.waiting)
+                await offer(site, line, request(body, target="/aside"))
                 site.aside.reply()
                 await line.hear(1)
         site.aside.served = 0
@@ -306,8 +311,7 @@ async def test_a_connection_that_has_ended_leaves_nothing_to_the_collector(way: 
 async def test_what_the_short_cut_takes_is_answered_when_it_replies_and_the_connection_goes_on() -> None:
     async with serving() as site, line_to(site) as line:
         for _ in range(2):
-            await line.send(request(b"abc", target="/aside"))
-            await eventually(lambda: site.aside.waiting)
+            await offer(site, line, request(b"abc", target="/aside"))
             site.aside.reply()
             answer = (await line.hear(1)).answers[0]
             assert (answer.status, answer.body, answer.closed) == (202, b" 3", False)
@@ -341,8 +345,7 @@ async def test_pipelined_requests_are_answered_in_order_whoever_serves_them() ->
             request(b"abc"),
             request(b"no", target="/aside"),
         ]
-        await line.send(b"".join(burst) + request(b"now", target="/aside") * 300)
-        await eventually(lambda: site.aside.waiting)
+        await offer(site, line, b"".join(burst) + request(b"now", target="/aside") * 300)
         site.aside.reply()
         heard = await line.hear(304)
         assert [answer.body for answer in heard.answers] == [b" 3", b" 4", b"3", b"2", *[b" 3"] * 300]
@@ -353,14 +356,12 @@ async def test_a_reply_may_close_and_one_to_nobody_is_lost(way: str) -> None:
     async with serving() as site:
         target = await target_of(site, way)
         async with line_to(site) as line:
-            await line.send(request(b"bye", target=target))
-            await eventually(lambda: site.aside.waiting)
+            await offer(site, line, request(b"bye", target=target))
             site.aside.reply(close=True)
             heard = await line.hear(1)
             assert (heard.answers[0].status, heard.answers[0].closed) == (202, True)
         async with line_to(site) as line:
-            await line.send(request(b"gone", target=target))
-            await eventually(lambda: site.aside.waiting)
+            await offer(site, line, request(b"gone", target=target))
         await eventually(lambda: site.connections == 0)
         site.aside.reply()
         async with line_to(site) as line:
@@ -370,8 +371,7 @@ async def test_a_reply_may_close_and_one_to_nobody_is_lost(way: str) -> None:
 
 async def test_what_was_served_is_answered_before_a_refusal_of_what_follows() -> None:
     async with serving(gateway_head_bytes=1024) as site, line_to(site) as line:
-        await line.send(request(b"first", target="/aside") + b"\r\n" * 2_000)
-        await eventually(lambda: site.aside.waiting)
+        await offer(site, line, request(b"first", target="/aside") + b"\r\n" * 2_000)
         site.aside.reply()
         heard = await line.hear(3)
         assert [answer.status for answer in heard.answers] == [202, 400]
@@ -383,8 +383,7 @@ async def test_a_stop_waits_for_what_was_served(way: str) -> None:
     async with serving() as site:
         target = await target_of(site, way)
         async with line_to(site) as line:
-            await line.send(request(b"last", target=target))
-            await eventually(lambda: site.aside.waiting)
+            await offer(site, line, request(b"last", target=target))
             site.server.should_exit = True
             asyncio.get_running_loop().call_later(0.3, site.aside.reply)
             heard = await line.hear(1)

@@ -90,7 +90,6 @@ class _Site:
 
     def __init__(self) -> None:
         self.heard: list[tuple[str, str, bytes]] = []
-        self.cut_short = 0
 
     def wants(self, head: Head) -> bool:
         return head.path == "/aside"
@@ -98,7 +97,6 @@ class _Site:
     def serve(self, head: Head, body: bytes, reply: Callable[[Answer, bool], None]) -> bool:
         if body in (b"no", b"nay"):
             return False
-        self.cut_short += 1
         self.heard.append(("POST", head.path, body))
         answer = Answer(202, [(b"content-length", b"%d" % len(body))], body)
         if body == b"soon":
