@@ -52,8 +52,9 @@ _IDLE = 10.0
 _DUE_KEYS = 50
 _DEATHS = 3
 _ENOUGH_PROBES = 20
-_HELD = 0.02
-"""Seconds for which a retry in place holds its partition, where the handler asks for nothing."""
+_HELD = 0.005
+"""Seconds for which a retry in place holds its partition, where the handler asks for nothing: enough for a deadlock to be over, and
+what needs longer does it parked, where it costs the other keys nothing."""
 _RECORD = 440
 """Bytes that a record takes beside its key and value: the client's object, its numbers, its place in the buffer (measured)."""
 T = TypeVar("T")
@@ -121,6 +122,7 @@ class Partition:
         self._share: Share | None = None
         self._trips, self._probed = 0, 0
         self._look_at = 0.0  # loop time at which parked keys and unsent dead letters are looked at next
+        self._flush_at = 0.0  # loop time from which a look sends what is unsent, too
         self._fenced = False
         self._connection: asyncpg.Connection | None = None
         self._label = str(taken.claim.partition)
@@ -205,19 +207,30 @@ class Partition:
                 await self._arrived.wait()
 
     async def _look(self, db: asyncpg.Connection) -> None:
-        """Drain the parked keys that are due, send what dead letters are left, and note when to look again."""
-        for order_key, seconds in await store.due_keys(db, self.claim.topic, self.claim.partition, _DUE_KEYS):
+        """Drain the parked keys that are due, send what dead letters are left, and note when to look again.
+
+        The other keys of the partition wait meanwhile, so nothing is asked for that the last answer has told.
+        """
+        now = asyncio.get_running_loop().time
+        parked = await self._parked(db)
+        drained = False
+        for order_key, seconds in parked:
             if seconds > 0 or self._stopping.is_set():
                 break
-            drained = await self._drain_key(db, order_key)
-            if drained.tripped:
+            drained = True
+            if (await self._drain_key(db, order_key)).tripped:
                 self._trip()
                 break
-        await self._flush(db)
-        left = await store.due_keys(db, self.claim.topic, self.claim.partition, _DUE_KEYS)
+        if now() >= self._flush_at:
+            await self._flush(db)
+        left = await self._parked(db) if drained else parked
         self._shared.metrics.parked_keys.labels(self._label).set(len(left))
         wait = min(_IDLE, max(0.0, left[0][1])) if left else _IDLE
-        self._look_at = asyncio.get_running_loop().time() + wait
+        self._look_at = now() + wait
+
+    async def _parked(self, db: asyncpg.Connection) -> list[tuple[str, float]]:
+        """Keys that wait here, the most overdue first, and the seconds until each is due."""
+        return await store.due_keys(db, self.claim.topic, self.claim.partition, _DUE_KEYS)
 
     async def _drain_key(self, db: asyncpg.Connection, order_key: str) -> Drained:
         began = time.monotonic()
@@ -225,6 +238,8 @@ class Partition:
             db, self.claim, self.progress.durable, order_key, self._breaker, self._beware if self._watchful else None
         )
         self._breaker = drained.breaker
+        if drained.outcomes:  # dead letters of these, or what they emitted
+            self._flush_at = 0.0
         self._shared.observer.drained(drained, time.monotonic() - began)
         return drained
 
@@ -352,6 +367,7 @@ class Partition:
         timeout = self._shared.produce_timeout
         emitted = await publish(db, self._shared.sender, self.claim.topic, self.claim.partition, timeout=timeout)
         self._shared.metrics.emitted.inc(emitted)
+        self._flush_at = asyncio.get_running_loop().time() + _IDLE
         return sent
 
     async def _process(self, taken: list[Item], db: asyncpg.Connection) -> Result:

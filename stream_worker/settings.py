@@ -46,7 +46,7 @@ class WorkerSettings(RuntimeSettings):
         1,
         ge=0,
         le=100,
-        description="Retries that hold the partition, 20 ms each, before the event is parked and others go on.",
+        description="Retries that hold the partition, 5 ms each, before the event is parked and others go on.",
     )
     worker_retry_base: Seconds = Field(0.1, description="First wait before a retry; doubles each time, with jitter.")
     worker_retry_ceiling: Seconds = Field(

@@ -467,6 +467,23 @@ async def test_other_keys_flow_while_one_waits(
     assert [row[0] for row in order] == [f"k{n}" for n in range(0, 300, 10)]
 
 
+async def test_a_parked_event_that_dies_is_dead_lettered_at_once(
+    stack: Stack, database: str, topics: Topics, tmp_path: Path
+) -> None:
+    soon = {"WORKER_RETRY_ATTEMPTS": "3", "WORKER_RETRY_BASE": "0.05"}
+    async with worker_process(stack, database, topics, tmp_path, start=True, WORKER_HANDLERS=HANDLERS, **soon):
+        await produce(stack, topics.events, [event(0, do="later")])
+        async with connected(database) as db:
+            await eventually(
+                partial(db.fetchval, "SELECT count(*) FROM failures"), what="it has been tried often enough"
+            )
+            # Half of what a partition without work waits before it looks around.
+            await eventually(
+                partial(db.fetchval, "SELECT dlq_at FROM failures"), within=5, what="its dead letter is sent"
+            )
+    assert [letter.value for letter in await consume(stack, topics.dlq)] == [event(0, do="later").value]
+
+
 async def test_emitted_events_take_effect_once_across_kills(
     stack: Stack, database: str, topics: Topics, tmp_path: Path
 ) -> None:
