@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import struct
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Final, TypeVar
 
 import asyncpg
 
 from infra.runtime import log, postgres
-from infra.runtime.copy_format import INT32_FOLLOWS, INT64_FOLLOWS, MANY, blob, int32, int64, row_of_uuid, whole
+from infra.runtime.copy_format import INT32_FOLLOWS, INT64_FOLLOWS, MANY, int32, row_of_uuid, whole
 from infra.runtime.optimism import Optimism
 from infra.runtime.sql import bytea_array, integer_array, statements, uuid_array
 from ingest_gateway.connections import Connections, Unavailable
@@ -27,12 +28,15 @@ from ingest_gateway.decide import Known, Remembered
 from ingest_gateway.metrics import Metrics
 from ingest_gateway.pipeline import StoreBusy, StoreDown
 from ingest_gateway.settings import GatewaySettings
+from schemas.fingerprint import BYTES as FINGERPRINT_BYTES
 
 _LOG = log.get(__name__)
 _SQL = statements("ingest_gateway")
 _LOCK_TIMEOUT: Final = 0.05
 _NONE: Final = "{}"
 _ID_FOLLOWS: Final = row_of_uuid(len(Remembered._fields))
+_FINGERPRINT_FOLLOWS: Final = int32(FINGERPRINT_BYTES)
+_ROW: Final = struct.Struct(f">{len(_ID_FOLLOWS)}s16s4s{FINGERPRINT_BYTES}s4si4sq").pack
 T = TypeVar("T")
 
 
@@ -77,10 +81,10 @@ class PostgresKeys:
     async def remember(self, keys: Sequence[Remembered]) -> Mapping[bytes, Known]:
         """Insert what has no row; the rows that were there before. Raises: StoreDown, StoreBusy."""
         deadline = asyncio.get_running_loop().time() + self._remember_timeout
-        ordered = sorted(keys)  # by id
         with self._remember_seconds.time():
-            if len(ordered) >= MANY and self._optimism.allowed and await self._copied(ordered):
+            if len(keys) >= MANY and self._optimism.allowed and await self._copied(keys):
                 return {}
+            ordered = sorted(keys)  # by id
             left = max(0.001, deadline - asyncio.get_running_loop().time())
             answer = await self._fetch(_SQL["remember_keys"], *_columns(ordered), timeout=left)
             count, inserted = answer[0]
@@ -136,19 +140,13 @@ class PostgresKeys:
 
 
 def _rows(keys: Sequence[Remembered]) -> bytes:
-    """As COPY reads them."""
-    parts: list[bytes] = []
-    for event_id, fingerprint, partition, offset in keys:
-        parts += (
-            _ID_FOLLOWS,
-            event_id,
-            blob(fingerprint),
-            INT32_FOLLOWS,
-            int32(partition),
-            INT64_FOLLOWS,
-            int64(offset),
-        )
-    return whole(parts)
+    """As COPY reads them, by id, with which each encoded row begins."""
+    rows = [
+        _ROW(_ID_FOLLOWS, event_id, _FINGERPRINT_FOLLOWS, fingerprint, INT32_FOLLOWS, partition, INT64_FOLLOWS, offset)
+        for event_id, fingerprint, partition, offset in keys
+    ]
+    rows.sort()
+    return whole(rows)
 
 
 def _columns(keys: Sequence[Remembered]) -> tuple[str, str, str, str]:

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from infra.runtime import explain
 from infra.runtime.settings import Port, RuntimeSettings, Seconds
-from schemas.limits import EDGE, Limits
+from schemas.limits import EDGE, SAFETY, Limits
 
 RECORD_OVERHEAD = 64 * 1024
 """Bytes of a record beside the body: key, headers, batch framing."""
@@ -47,10 +47,14 @@ class GatewaySettings(RuntimeSettings):
     gateway_head_bytes: int = Field(96 * 1024, ge=1024, description="Largest head of a request, or target alone.")
     gateway_headers: int = Field(64, ge=8, description="Most headers of a request.")
 
-    # --- what it takes
-    gateway_body_bytes: int = Field(EDGE.body_bytes, ge=1024, description="Largest body of one event.")
-    gateway_depth: int = Field(EDGE.depth, ge=1, le=512, description="Deepest nesting of a payload.")
-    gateway_nodes: int = Field(EDGE.nodes, ge=1, description="Most values in a payload, containers included.")
+    # --- what it takes: never more than a worker lets pass, or what was acknowledged would be dead-lettered
+    gateway_body_bytes: int = Field(
+        EDGE.body_bytes, ge=1024, le=SAFETY.body_bytes, description="Largest body of one event."
+    )
+    gateway_depth: int = Field(EDGE.depth, ge=1, le=SAFETY.depth, description="Deepest nesting of a payload.")
+    gateway_nodes: int = Field(
+        EDGE.nodes, ge=1, le=SAFETY.nodes, description="Most values in a payload, containers included."
+    )
     gateway_key_chars: int = Field(EDGE.key_chars, ge=1, le=255, description="Longest idempotency key.")
     gateway_source_chars: int = Field(EDGE.source_chars, ge=1, le=255, description="Longest source.")
     gateway_spread_sources: frozenset[str] = Field(

@@ -1,15 +1,21 @@
 """Rows of `events` and of `event_keys` as COPY reads them: a pure encoder. A batch writes thousands of rows in which most columns
 repeat, so what repeats is encoded once and joined (`infra/runtime/copy_format.py`).
+
+Rows go in the order of their ids, in which the server finds their places in its indexes side by side, and in which every worker
+locks ids (interleaving 14). It is the encoded rows that are sorted, for each begins with its id: events looked at in that order are
+all over the memory, and cost the worker a tenth of its time.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Final, Literal
 
 from infra.runtime import copy_format
 from infra.runtime.copy_format import INT32_FOLLOWS, INT64_FOLLOWS, NULL, int32, int64, text, time
+from schemas.fingerprint import BYTES as FINGERPRINT_BYTES
 from stream_worker.records import Item
 
 Status = Literal["PROCESSED", "RETRYING", "FAILED"]
@@ -40,7 +46,7 @@ KEY_COLUMNS: Final = ("event_id", "fingerprint", "state", "runs", "partition", "
 
 _ID_FOLLOWS = copy_format.row_of_uuid(len(COLUMNS))
 _KEY_FOLLOWS = copy_format.row_of_uuid(len(KEY_COLUMNS))
-
+_FINGERPRINT_FOLLOWS = int32(FINGERPRINT_BYTES)
 
 Row = tuple[Item, datetime, Status, str | None, int]
 """An item with an event, when it was first seen, what it is now, the handler that ran, how often it ran."""
@@ -55,14 +61,18 @@ class EventRows:
 
     def __init__(self, now: datetime) -> None:
         self._now = now
-        self._parts: list[bytes] = []
+        self._rows: list[bytes] = []
         self._kinds: dict[tuple[str, str, str | None, str], bytes] = {}
         self._ends: dict[tuple[datetime, Status, str | None, int, str, int], bytes] = {}
-        self.count = 0
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self._rows)
 
     def extend(self, rows: Sequence[Row]) -> None:
-        """Add rows, in this order."""
-        kinds, ends, parts = self._kinds, self._ends, self._parts
+        """Add rows."""
+        kinds, ends, add, join = self._kinds, self._ends, self._rows.append, b"".join
         for item, accepted_at, status, handled_by, attempts in rows:
             event = item.event
             assert event is not None  # noqa: S101
@@ -75,7 +85,7 @@ class EventRows:
             if last is None:
                 last = ends[end] = self._end(*end)
             key, payload = event.idempotency_key.encode(), event.payload
-            parts += (
+            row = (
                 _ID_FOLLOWS,
                 item.id,
                 middle,
@@ -88,11 +98,11 @@ class EventRows:
                 last,
                 int64(item.offset),
             )
-        self.count += len(rows)
+            add(join(row))
 
     def encoded(self) -> bytes:
-        """All of them, as COPY reads them."""
-        return copy_format.whole(self._parts)
+        """All of them, as COPY reads them, by id."""
+        return copy_format.whole(sorted(self._rows))
 
     def _end(
         self, accepted_at: datetime, status: Status, handled_by: str | None, attempts: int, topic: str, partition: int
@@ -113,11 +123,13 @@ class EventRows:
 
 
 def key_rows(items: Sequence[Item]) -> bytes:
-    """The rows of `event_keys` for these events, all of one partition, which run now for the first time, as COPY reads them."""
-    parts: list[bytes] = []
+    """The rows of `event_keys` for these events, all of one partition, which run now for the first time, as COPY reads them, by id."""
     middle = text("stored") + INT32_FOLLOWS + int32(1) + INT32_FOLLOWS + int32(items[0].partition) + INT64_FOLLOWS
+    before, between = len(_KEY_FOLLOWS), len(_FINGERPRINT_FOLLOWS)
+    row = struct.Struct(f">{before}s16s{between}s{FINGERPRINT_BYTES}s{len(middle)}sq").pack
+    rows = []
     for item in items:
         assert item.event is not None  # noqa: S101
-        fingerprint = item.event.fingerprint
-        parts += (_KEY_FOLLOWS, item.id, int32(len(fingerprint)), fingerprint, middle, int64(item.offset))
-    return copy_format.whole(parts)
+        rows.append(row(_KEY_FOLLOWS, item.id, _FINGERPRINT_FOLLOWS, item.event.fingerprint, middle, item.offset))
+    rows.sort()
+    return copy_format.whole(rows)

@@ -129,14 +129,14 @@ class Partition:
         self._task = asyncio.create_task(self._loop(), name=f"partition-{taken.claim.partition}")
 
     def feed(self, records: Sequence[KafkaRecord]) -> None:
-        """Take fetched records into the buffer; the caller bounds it by pausing."""
-        receive, append = self.progress.receive, self._records.append
-        for record in records:
-            if receive(record.offset):
-                key, value = record.key, record.value
-                size = (len(value) if value else 0) + (len(key) if key else 0) + _RECORD
-                append((record, size))
-                self.buffered += size
+        """Take fetched records, in log order, into the buffer; the caller bounds it by pausing."""
+        if records and records[0].offset < self.progress.position:  # a seek went back
+            records = [record for record in records if record.offset >= self.progress.position]
+        if records:
+            sizes = [len(record.value or b"") + len(record.key or b"") + _RECORD for record in records]
+            self._records.extend(zip(records, sizes, strict=True))
+            self.buffered += sum(sizes)
+            self.progress.receive(records[-1].offset)
         self._arrived.set()
         self._note_oldest()
 

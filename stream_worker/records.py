@@ -132,9 +132,13 @@ def read(record: KafkaRecord, check: Callable[[Event], None], *, refuse_key_mism
     """
     event: Event | None = None
     dead: Dead | None = None
-    id_bytes, matches, key = b"", True, record.key
+    id_bytes, matches, key, value, headers = b"", True, record.key, record.value, record.headers
     try:
-        event = _parse(record)
+        if headers:
+            _refuse_headers(record)
+        if value is None:
+            raise Rejected("The record has no value.", reason=Reason.NULL_VALUE)
+        event = event_of_record(value, headers)
         id_bytes = event.id_bytes
         matches = key_matches(key, event)
         if refuse_key_mismatch and not matches:
@@ -149,8 +153,8 @@ def read(record: KafkaRecord, check: Callable[[Event], None], *, refuse_key_mism
         record.offset,
         record.timestamp,
         key,
-        record.value,
-        record.headers,
+        value,
+        headers,
         id_bytes,
         event,
         dead,
@@ -173,14 +177,10 @@ def key_matches(key: bytes | None, event: Event) -> bool:
     return key == event.source.encode() or (event.ordering_key is not None and key == event.partition_key(spread=True))
 
 
-def _parse(record: KafkaRecord) -> Event:
+def _refuse_headers(record: KafkaRecord) -> None:
+    """Raises: Rejected: they cannot be read, or are more than an event's could be."""
     if isinstance(record, PlainRecord) and record.undecodable:
         raise Rejected("The record cannot be decoded.", reason=Reason.UNDECODABLE)
-    headers, value = record.headers, record.value
-    if headers and (
-        len(headers) > _HEADERS or sum([len(name) + len(value or b"") for name, value in headers]) > _HEADER_BYTES
-    ):
+    headers = record.headers
+    if len(headers) > _HEADERS or sum([len(name) + len(value or b"") for name, value in headers]) > _HEADER_BYTES:
         raise Rejected("The record's headers are too many or too large.", reason=Reason.HEADERS_TOO_LARGE)
-    if value is None:
-        raise Rejected("The record has no value.", reason=Reason.NULL_VALUE)
-    return event_of_record(value, headers)

@@ -6,6 +6,7 @@ import pytest
 
 from infra.runtime.settings import SettingsError, load
 from ingest_gateway.settings import GatewaySettings
+from schemas.limits import SAFETY
 
 
 @pytest.fixture(autouse=True)
@@ -42,6 +43,27 @@ def test_a_batch_that_would_find_no_room_is_refused_at_the_start(monkeypatch: py
     load(GatewaySettings)
     monkeypatch.setenv("GATEWAY_BULK_BYTES", str(1024 * 1024 + 1))
     with pytest.raises(SettingsError, match="GATEWAY_BULK_BYTES"):
+        load(GatewaySettings)
+
+
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [
+        ("GATEWAY_BODY_BYTES", SAFETY.body_bytes),
+        ("GATEWAY_DEPTH", SAFETY.depth),
+        ("GATEWAY_NODES", SAFETY.nodes),
+        ("GATEWAY_KEY_CHARS", SAFETY.key_chars),
+        ("GATEWAY_SOURCE_CHARS", SAFETY.source_chars),
+    ],
+)
+def test_no_limit_lets_pass_what_a_worker_would_dead_letter(
+    monkeypatch: pytest.MonkeyPatch, name: str, most: int
+) -> None:
+    monkeypatch.setenv("KAFKA_MAX_MESSAGE_BYTES", str(16 * 1024 * 1024))
+    monkeypatch.setenv(name, str(most))
+    load(GatewaySettings)
+    monkeypatch.setenv(name, str(most + 1))
+    with pytest.raises(SettingsError, match=name):
         load(GatewaySettings)
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from schemas.fingerprint import CURRENT, fingerprint, version_of
+from schemas.fingerprint import BYTES, CURRENT, fingerprint, version_of
 from schemas.json_text import load
 from tests.unit.schemas import reference
 from tests.unit.schemas.spelling import spell, values
@@ -34,7 +34,7 @@ def test_different_values_have_different_fingerprints(one: Any, other: Any, rand
 
 
 def test_it_is_a_version_byte_and_sixteen_bytes() -> None:
-    assert len(of("{}")) == 17
+    assert len(of("{}")) == BYTES == 17
     assert version_of(of("{}")) == CURRENT == 1
 
 

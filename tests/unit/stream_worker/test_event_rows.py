@@ -95,7 +95,10 @@ def test_what_is_encoded_once_never_leaks_into_another_row(
         members = {} if kind is None else {"type": kind}
         event = parse_envelope(envelope(source, f"k{number}", number, **members))
         rows.extend([(item(event, number), since, status, handled_by, attempts)])  # type: ignore[list-item]
-    for number, (row, fact) in enumerate(zip(read_back(rows.encoded()), facts, strict=True)):
+    found = read_back(rows.encoded())
+    assert found == sorted(found, key=lambda row: row["event_id"] or b"")
+    found.sort(key=lambda row: row["offset"] or b"")
+    for number, (row, fact) in enumerate(zip(found, facts, strict=True)):
         source, kind, status, handled_by, since, attempts = fact
         assert row["source"] == source.encode()
         assert row["type"] == (None if kind is None else kind.encode())
@@ -107,10 +110,10 @@ def test_what_is_encoded_once_never_leaks_into_another_row(
         assert int.from_bytes(row["offset"] or b"") == number
 
 
-def test_a_row_of_event_keys() -> None:
-    events = [parse_envelope(envelope("shop", f"k{number}", number)) for number in range(2)]
+def test_rows_of_event_keys_in_the_order_of_their_ids() -> None:
+    events = [parse_envelope(envelope("shop", f"k{number}", number)) for number in range(5)]
     rows = read_back(key_rows([item(event, 2**40 + n) for n, event in enumerate(events)]), KEY_COLUMNS)
-    assert rows == [
+    made = [
         {
             "event_id": event.id.bytes,
             "fingerprint": event.fingerprint,
@@ -121,3 +124,5 @@ def test_a_row_of_event_keys() -> None:
         }
         for n, event in enumerate(events)
     ]
+    ordered = sorted(made, key=lambda row: row["event_id"])
+    assert rows == ordered != made
