@@ -23,7 +23,6 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 import msgspec
-import orjson
 
 from schemas import json_text
 from schemas.errors import FieldError, Invalid, Malformed, Reason, Rejected, TooLarge
@@ -111,7 +110,7 @@ def structured(body: bytes, limits: Limits = EDGE) -> CloudEvent:
     data = members["data"]
     if isinstance(data, str) and not _is_json(members.get("datacontenttype")):
         return binary(members, False, data.encode(), limits)
-    payload = orjson.dumps(data) if document.compact else bytes(_SLICER.decode(body).data)
+    payload = json_text.written(data) if document.compact else bytes(_SLICER.decode(body).data)
     exact = None if document.exact is None else document.exact["data"]
     read = json_text.Document(data, document.plain, document.compact, exact)
     return _build(members, payload, read, "json", limits)

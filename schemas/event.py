@@ -177,7 +177,7 @@ def parse_envelope(body: bytes, limits: Limits = EDGE, *, idempotency_key: str |
         source=source,
         schema_version=version,
         idempotency_key=key,
-        payload=orjson.dumps(value) if document.compact else bytes(_SLICER.decode(body).payload),
+        payload=json_text.written(value) if document.compact else bytes(_SLICER.decode(body).payload),
         document=json_text.Document(value, document.plain, document.compact, exact),
         type=members.get("type"),
         ordering_key=members.get("ordering_key"),
@@ -201,7 +201,7 @@ def _usual(body: bytes, limits: Limits) -> Event | None:
             return None
         encoded = _dumps(members)
         if body == encoded:
-            payload = _dumps(value)
+            payload = b"%b" % _dumps(value)  # `json_text.written`
         elif body.replace(b" ", b"") == encoded.replace(b" ", b""):
             payload = bytes(_SLICER.decode(body).payload)
         else:
@@ -284,7 +284,7 @@ def encode(event: Event) -> bytes:
         value = getattr(event, name)
         if value is not None:
             members[name] = value
-    return orjson.dumps({**members, "payload": orjson.Fragment(event.payload)})
+    return json_text.written({**members, "payload": orjson.Fragment(event.payload)})
 
 
 def _source(value: object, longest: int) -> str:

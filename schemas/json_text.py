@@ -106,6 +106,12 @@ def _malformed(error: orjson.JSONDecodeError) -> Malformed:
     return Malformed(f"The document is not JSON: {error.msg} (line {error.lineno}, column {error.colno}).")
 
 
+def written(value: Any) -> bytes:
+    """The compact JSON text of a value, to be kept: orjson leaves its text in the 4 KiB that it was written in (3.13); this is a copy,
+    which takes what it needs."""
+    return b"%b" % orjson.dumps(value)
+
+
 def check_size(raw: bytes, limits: Limits) -> None:
     """Bound the depth and the number of values of a payload's well-formed JSON text, in C speed.
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 from typing import Final
 
-import orjson
+from schemas import json_text
 
 TEXT: Final = "text"
 BASE64: Final = "base64"
@@ -23,7 +23,7 @@ def as_json_string(body: bytes) -> tuple[bytes, str]:
     if 0 in body:
         return encoded, BASE64
     try:
-        text = orjson.dumps(body.decode())
+        text = json_text.written(body.decode())
     except UnicodeDecodeError:
         return encoded, BASE64
     return (text, TEXT) if len(text) <= max(len(encoded), len(body) + 2) else (encoded, BASE64)

@@ -8,6 +8,8 @@ What aiokafka does and this module answers for:
 - a member that was evicted can commit once more unfenced: the fence is the claim in Postgres, taken only after a
   heartbeat of ours has succeeded since the assignment (interleaving 17)
 - its fetch and coordination tasks can die unseen: both are watched, and their death ends the process
+- what it has fetched of a partition that is paused it throws away, and fetches again: a partition without room is not paused but left
+  out of what is asked for, and its next records, a fetch at most, wait in the client
 """
 
 from __future__ import annotations
@@ -29,6 +31,10 @@ from stream_worker.store import Taken
 
 _LOG = log.get(__name__)
 _POLL = 0.25
+_POLL_FULL = 0.05
+"""Seconds of one poll; and while some partition has no room, after which it may have."""
+_NOWHERE = -1
+"""A partition that no topic has."""
 _COMMIT_EVERY = 0.2
 _COMMIT_TIMEOUT = 10.0
 _CLAIM_RETRY = 0.5
@@ -44,7 +50,7 @@ class ConsumerLoop(ConsumerRebalanceListener):  # type: ignore[misc]
 
     Args:
         consumer: not started; manual commits, earliest reset, read_committed.
-        buffer_bytes: fetched and unprocessed bytes over all partitions, beyond which fetching pauses.
+        buffer_bytes: fetched and unprocessed bytes over all partitions, beyond which no more are asked for.
         drain_timeout: seconds for what is in flight when partitions are revoked or the worker stops.
         watchdog: seconds without a record, while records wait, after which the client counts as stuck.
     """
@@ -92,7 +98,6 @@ class ConsumerLoop(ConsumerRebalanceListener):  # type: ignore[misc]
             while not stop.is_set():
                 await self._poll(stopped)
                 self._check()
-                self._bound_buffers()
                 self._commit_soon()
                 self._note()
         finally:
@@ -197,8 +202,14 @@ class ConsumerLoop(ConsumerRebalanceListener):  # type: ignore[misc]
             self._start_claim(partition)
 
     async def _poll(self, stopped: asyncio.Task[Any]) -> None:
-        """One getmany. It may ignore its time-out during a rebalance, so the stop races it; records win."""
-        fetch = asyncio.create_task(self._consumer.getmany(timeout_ms=round(_POLL * 1000), max_records=_FETCH_RECORDS))
+        """One getmany, also where there is nothing to ask for: who does not poll is put out of the group. It may ignore its time-out
+        during a rebalance, so the stop races it; records win."""
+        room = [number for number, partition in self._partitions.items() if self._has_room(partition)]
+        asked = [TopicPartition(self._topic, number) for number in room or (_NOWHERE,)]
+        seconds = _POLL if len(room) == len(self._partitions) else _POLL_FULL
+        fetch = asyncio.create_task(
+            self._consumer.getmany(*asked, timeout_ms=round(seconds * 1000), max_records=_FETCH_RECORDS)
+        )
         await asyncio.wait([fetch, stopped], return_when=asyncio.FIRST_COMPLETED)
         if not fetch.done():
             fetch.cancel()
@@ -283,27 +294,16 @@ class ConsumerLoop(ConsumerRebalanceListener):  # type: ignore[misc]
             await self._heartbeat()
 
     def _waiting(self) -> bool:
-        """Records wait in a partition that is not paused, going by what the last fetch said of its end."""
-        paused = self._consumer.paused()
+        """Records wait for a partition that has room, going by what the last fetch said of its end."""
         for number, partition in self._partitions.items():
-            tp = TopicPartition(self._topic, number)
-            end = self._consumer.highwater(tp)
-            if end is not None and tp not in paused and end > partition.progress.position:
+            end = self._consumer.highwater(TopicPartition(self._topic, number))
+            if end is not None and self._has_room(partition) and end > partition.progress.position:
                 return True
         return False
 
-    def _bound_buffers(self) -> None:
-        """Pause what is full, resume what has room; every partition has its fair part of the bound."""
-        if not self._partitions:
-            return
-        share = self._buffer_bytes // len(self._partitions)
-        for number, partition in self._partitions.items():
-            tp = TopicPartition(self._topic, number)
-            with suppress(IllegalStateError):
-                if partition.buffered > share:
-                    self._consumer.pause(tp)
-                elif partition.buffered <= share // 2:
-                    self._consumer.resume(tp)
+    def _has_room(self, partition: Partition) -> bool:
+        """Every partition has its fair part of the bound."""
+        return partition.buffered <= self._buffer_bytes // len(self._partitions)
 
     def _commit_soon(self) -> None:
         if self._committing is not None and not self._committing.done():

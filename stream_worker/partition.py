@@ -129,7 +129,7 @@ class Partition:
         self._task = asyncio.create_task(self._loop(), name=f"partition-{taken.claim.partition}")
 
     def feed(self, records: Sequence[KafkaRecord]) -> None:
-        """Take fetched records, in log order, into the buffer; the caller bounds it by pausing."""
+        """Take fetched records, in log order, into the buffer; the caller bounds it."""
         if records and records[0].offset < self.progress.position:  # a seek went back
             records = [record for record in records if record.offset >= self.progress.position]
         if records:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
-from aiokafka import AIOKafkaConsumer
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.consumer import fetcher
 from aiokafka.protocol.group import LeaveGroupRequest
 from pydantic import SecretStr
 
@@ -22,7 +24,7 @@ from stream_worker.metrics import Metrics
 from stream_worker.observe import Observer
 from stream_worker.settings import WorkerSettings
 from tests import stack as real
-from tests.harness import envelope, eventually, produce
+from tests.harness import connected, envelope, eventually, produce
 from tests.stack import Stack, Topics
 
 
@@ -104,9 +106,9 @@ async def test_records_that_wait_and_are_not_fetched_end_the_worker(
 
         asked_anew = asyncio.Event()
 
-        async def getmany(**asked: Any) -> dict[Any, Any]:
+        async def getmany(*partitions: TopicPartition, **asked: Any) -> dict[Any, Any]:
             asked_anew.set()
-            fetched = await real(**asked)
+            fetched = await real(*partitions, **asked)
             for tp, records in fetched.items():
                 consumer.seek(tp, records[0].offset)  # as if they had never come
             return {}
@@ -117,6 +119,40 @@ async def test_records_that_wait_and_are_not_fetched_end_the_worker(
         await asyncio.wait([task], timeout=20)
         assert task.done()
         assert isinstance(task.exception(), ConsumerDied)
+
+
+async def test_what_finds_no_room_is_not_fetched_twice(
+    stack: Stack, database: str, topics: Topics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fifteen times as much as the buffer holds waits; the client throws away what it has of partitions that are paused."""
+    fetched: list[tuple[TopicPartition, int]] = []
+
+    class Noted(fetcher.PartitionRecords):  # type: ignore[misc]
+        def __init__(self, tp: TopicPartition, records: Any, aborted: Any, fetch_offset: int, *more: Any) -> None:
+            fetched.append((tp, fetch_offset))
+            super().__init__(tp, records, aborted, fetch_offset, *more)
+
+    monkeypatch.setattr(fetcher, "PartitionRecords", Noted)
+    events = [envelope(f"s{n % 50}", f"k{n}", "x" * 1_000) for n in range(12_000)]
+    async with running(stack, database, topics, watchdog=60) as (consumer, task), connected(database) as db:
+        async with db.transaction():
+            await db.execute("LOCK TABLE events")
+            await produce(
+                stack, topics.events, [Record(f"s{n % 50}".encode(), value) for n, value in enumerate(events)]
+            )
+
+            def full() -> bool:
+                return len({*consumer._fetcher._records, *consumer.paused()}) == len(consumer.assignment())
+
+            await eventually(full, what="every partition's next records wait in the client")
+
+        async def stored() -> bool:
+            return bool(task.done() or await db.fetchval("SELECT count(*) FROM events") == len(events) + 1)
+
+        await eventually(stored, within=60, every=0.1, what="all are stored")
+        assert not task.done()
+    assert len(fetched) > len({tp for tp, _ in fetched})
+    assert [each for each, times in Counter(fetched).items() if times > 1] == []
 
 
 @asynccontextmanager

@@ -6,6 +6,7 @@ Numbers in the test ids are rows of that catalogue: plain ones of its HTTP table
 from __future__ import annotations
 
 import json
+import tracemalloc
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from random import Random
@@ -383,3 +384,18 @@ def test_every_moment_of_utc_can_be_said_in_every_zone(moment: datetime, minutes
     sign, ahead = ("-" if minutes < 0 else "+"), abs(minutes)
     local = (moment + timedelta(minutes=minutes)).replace(tzinfo=None).isoformat()
     assert instant(f"{local}{sign}{ahead // 60:02}:{ahead % 60:02}") == moment
+
+
+@pytest.mark.parametrize("separators", [(",", ":"), (", ", ": ")])
+def test_what_is_kept_of_an_event_takes_no_page_of_memory(separators: tuple[str, str]) -> None:
+    """orjson's own bytes do: thousands are in a worker's hands at a time."""
+    members = {"source": "s", "schema_version": "1.0", "idempotency_key": "k", "payload": {"n": 1}}
+    body = json.dumps(members, separators=separators).encode()
+    parse_envelope(body)
+    tracemalloc.start()
+    try:
+        kept = [(event := parse_envelope(body), encode(event)) for _ in range(100)]
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert taken / len(kept) < 1_500
