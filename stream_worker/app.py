@@ -36,6 +36,7 @@ from stream_worker.consumer_loop import ConsumerLoop
 from stream_worker.handlers import Registry
 from stream_worker.health import HealthServer
 from stream_worker.maintenance import keep_house
+from stream_worker.marked_runs import MarkedRuns
 from stream_worker.metrics import Metrics
 from stream_worker.observe import Observer
 from stream_worker.parking import Drainer
@@ -296,6 +297,7 @@ def _shared(
         dialects=settings.dlq_header_dialects,
         size=BatchSize(settings.worker_batch_records),
         together=Together(pool, slots, processor, observer, settings.worker_batch_records),
+        marked_runs=MarkedRuns(),
         batch_bytes=settings.worker_batch_bytes,
         produce_timeout=settings.kafka_request_timeout,
     )

@@ -6,7 +6,8 @@ drains parked keys that are due. `drain` ends it: the batch in flight is finishe
 cut, which rolls it back.
 
 After the death of an earlier owner it is watchful for a while: event by event, each marked durably before it runs, so that
-an event which kills its worker is found. Only a death with the mark on counts, and the third one makes it a dead letter.
+an event which kills its worker is found. Only a death with the mark on counts, and the third one makes it a dead letter. Who is
+suspected runs while nobody else is marked (`marked_runs.py`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import random
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice, takewhile
@@ -36,6 +37,7 @@ from stream_worker.batch_size import BatchSize
 from stream_worker.breaker import Breaker
 from stream_worker.dead_letter import DeadLettersHeld, Sender
 from stream_worker.emit import EmittedHeld, Publisher, counted, publish
+from stream_worker.marked_runs import MarkedRuns
 from stream_worker.metrics import Metrics
 from stream_worker.observe import Observer
 from stream_worker.outcomes import Dead, Parked, Retry, Stored
@@ -70,7 +72,7 @@ class Shared:
 
     pool, slots: connections, and the places that bound how many batches run side by side, first come first served.
     read: turns a Kafka record into an Item. backoff: for holds and retries. probes: for the breaker. breaker: a fresh one.
-    size: of all partitions' batches. together: for small ones.
+    size: of all partitions' batches. together: for small ones. marked_runs: of watchful partitions.
     """
 
     pool: asyncpg.Pool
@@ -88,6 +90,7 @@ class Shared:
     dialects: Sequence[str]
     size: BatchSize
     together: Together
+    marked_runs: MarkedRuns
     batch_bytes: int
     produce_timeout: float
 
@@ -234,9 +237,11 @@ class Partition:
 
     async def _drain_key(self, db: asyncpg.Connection, order_key: str) -> Drained:
         began = time.monotonic()
-        drained = await self._shared.drainer.drain(
-            db, self.claim, self.progress.durable, order_key, self._breaker, self._beware if self._watchful else None
-        )
+        async with AsyncExitStack() as marked:
+            beware = partial(self._beware, marked=marked) if self._watchful else None
+            drained = await self._shared.drainer.drain(
+                db, self.claim, self.progress.durable, order_key, self._breaker, beware
+            )
         self._breaker = drained.breaker
         if drained.outcomes:  # dead letters of these, or what they emitted
             self._flush_at = 0.0
@@ -373,12 +378,13 @@ class Partition:
     async def _process(self, taken: list[Item], db: asyncpg.Connection) -> Result:
         began = time.monotonic()
         items = taken[: self._most()]  # fewer than were taken, after a deadlock
-        if self._watchful:
-            items = [await self._beware(db, items[0])]
-        with self._shared.observer.batch(items), counted() as emitted:
-            result = await self._shared.processor.process(
-                db, self.claim, items, self._failures, self._breaker, self._optimism
-            )
+        async with AsyncExitStack() as marked:
+            if self._watchful:
+                items = [await self._beware(db, items[0], marked)]
+            with self._shared.observer.batch(items), counted() as emitted:
+                result = await self._shared.processor.process(
+                    db, self.claim, items, self._failures, self._breaker, self._optimism
+                )
         self._emitted = self._emitted or emitted.count > 0
         kinds = Counter([type(outcome) for _, outcome in result.outcomes])
         self._calm.asked(kinds[Dead] + kinds[Parked] + kinds[Retry])
@@ -391,14 +397,17 @@ class Partition:
         self._shared.observer.settled(items, result, seconds)
         return result
 
-    async def _beware(self, db: asyncpg.Connection, item: Item) -> Item:
-        """Mark an event durably before it runs alone; one that has killed too many workers does not run."""
-        if self._taken.suspect == item.offset and self._taken.deaths >= _DEATHS:
+    async def _beware(self, db: asyncpg.Connection, item: Item, marked: AsyncExitStack) -> Item:
+        """Mark an event durably before it runs alone; one that has killed too many workers does not run. `marked`: until it has run."""
+        suspected = self._taken.suspect == item.offset
+        if suspected and self._taken.deaths >= _DEATHS:
             return structs.replace(item, dead=Dead(Reason.CRASH_SUSPECT, "handle"))
         settled = self._taken.next_offset is not None and item.offset < self._taken.next_offset
         if settled:
             return item  # read again because Kafka's offset was behind; it would only push the mark back
         if item.event is not None and self._shared.processor.registry.find(item.event) is not None:
+            runs = self._shared.marked_runs
+            await marked.enter_async_context(runs.alone() if suspected else runs.beside_others())
             await store.mark(db, self.claim, item.offset)
             self._marked = True
         return item
