@@ -2,8 +2,9 @@
 
 Events run in chunks that share a handler, each chunk under a SAVEPOINT. The events of an ordering key run in log order,
 always; between keys no order is promised, and where types are mixed the same handler's events of different keys are
-brought together (`in_waves`), because a chunk costs what it costs. When a chunk fails it is undone and run again event by
-event, so that only the bad one leaves. (A caller that can undo everything may try it without savepoints: `Unprotected` says
+brought together (`in_waves`), because a chunk costs what it costs. When an event of a chunk raises, the chunk is undone; those
+before it run again, then it by itself, then the rest, so that only the bad one leaves. (Where it is not known which one it was, or
+many raise, it goes event by event. A caller that can undo everything may try it without savepoints: `Unprotected` says
 that something failed.) An event that must wait is first tried again in place, which cuts the run (nothing more runs), then
 parked, and later events of its ordering key are parked behind it. The end of the time budget and the breaker cut the run
 too. Wherever it is cut, what has run of a key are its first events.
@@ -35,6 +36,8 @@ from stream_worker.outcomes import Dead, Outcome, Parked, Retry, Stored
 from stream_worker.sqlstate import Verdict
 
 _CHUNK = 64
+_RAISING = 3
+"""Events of a chunk that raise, after which the rest goes event by event: then trying together costs more than it spares."""
 _LONG_IN_PLACE = 1.0
 _UNHANDLED = Stored(None)
 _BEHIND = Parked(None)
@@ -101,6 +104,14 @@ class Ran(NamedTuple):
     tripped: bool
 
 
+class _Tried(NamedTuple):
+    """What came of running a chunk under one savepoint. done: how many ran; 0: it is undone. raised: then, which one raised, where
+    that is known."""
+
+    done: int
+    raised: int | None
+
+
 @dataclass(slots=True)
 class _Run:
     """One call of `Runner.run`, under way. end: when the budget is spent (loop time)."""
@@ -114,6 +125,8 @@ class _Run:
     end: float
     outcomes: dict[int, Outcome]
     tripped: bool = False
+    under_way: int | None = None
+    """Of a chunk: the event that runs now, where they run one after the other."""
 
     def spent(self) -> bool:
         """The budget is used up, and something has been done."""
@@ -187,10 +200,7 @@ class Runner:
         """False: the batch is cut within this chunk."""
         if chunk[0].settled is not None:
             return all(run.settle(task, chunk[0].settled) for task in chunk)
-        if run.blocked:
-            behind = [task for task in chunk if task.order_key in run.blocked]
-            run.outcomes.update(dict.fromkeys([task.position for task in behind], _BEHIND))
-            chunk = [task for task in chunk if task.order_key not in run.blocked]
+        chunk = _free(run, chunk)
         if not chunk:
             return True
         handler = chunk[0].handler
@@ -198,20 +208,38 @@ class Runner:
             run.outcomes.update(dict.fromkeys([task.position for task in chunk], _UNHANDLED))
             return True
         if not run.protected:
-            done = await self._in_turn(run, handler, chunk)
-        elif run.careful or len(chunk) == 1:
-            done = 0
-        else:
-            done = await self._together(run, handler, chunk)
-        if not done:
+            return _stored(run, handler, chunk, await self._in_turn(run, handler, chunk))
+        if run.careful or len(chunk) == 1:
             return await self._one_by_one(run, handler, chunk)
-        run.outcomes.update(dict.fromkeys([task.position for task in chunk[:done]], Stored(handler.name)))
-        run.breaker.well(done)
-        return done == len(chunk)
+        return await self._around(run, handler, chunk)
 
-    async def _together(self, run: _Run, handler: Handler, chunk: list[Task]) -> int:
-        """Run the chunk under one savepoint, up to the end of the budget; returns how many ran. 0: undone, run it event by
-        event."""
+    async def _around(self, run: _Run, handler: Handler, chunk: list[Task]) -> bool:
+        """Run the chunk together, but for those that raise. False: the batch is cut within it."""
+        for _ in range(_RAISING):
+            tried = await self._together(run, handler, chunk)
+            if tried.done:
+                return _stored(run, handler, chunk, tried.done)
+            if tried.raised is None:
+                break
+            before, rest = chunk[: tried.raised], chunk[tried.raised + 1 :]
+            if before and not await self._again(run, handler, before):
+                return False
+            if not await self._one_by_one(run, handler, [chunk[tried.raised]]):
+                return False
+            chunk = _free(run, rest)
+            if not chunk:
+                return True
+        return await self._one_by_one(run, handler, chunk)
+
+    async def _again(self, run: _Run, handler: Handler, chunk: list[Task]) -> bool:
+        """Run once more what ran well and was undone. (What an event did to the transaction may show in a later one.)"""
+        tried = await self._together(run, handler, chunk)
+        if tried.done:
+            return _stored(run, handler, chunk, tried.done)
+        return await self._one_by_one(run, handler, chunk)
+
+    async def _together(self, run: _Run, handler: Handler, chunk: list[Task]) -> _Tried:
+        """Run the chunk under one savepoint, up to the end of the budget."""
         await run.tx.execute("SAVEPOINT plutus_chunk")
         try:
             done = await self._in_turn(run, handler, chunk)
@@ -220,8 +248,8 @@ class Runner:
             _reraise_own_cancel(error)
             await _undo(run.tx, error, None)
             _hold_on_conflict(error)
-            return 0
-        return done
+            return _Tried(0, run.under_way)
+        return _Tried(done, None)
 
     async def _in_turn(self, run: _Run, handler: Handler, chunk: list[Task]) -> int:
         """Run the chunk up to the end of the budget; returns how many ran, one at least.
@@ -233,6 +261,7 @@ class Runner:
         for tasks in [chunk] if handler.batch else [[task] for task in chunk]:
             if done and asyncio.get_running_loop().time() > run.end:
                 break
+            run.under_way = None if handler.batch else done
             try:
                 async with asyncio.timeout(handler.timeout or self.timeout):
                     await handler.invoke([task.event for task in tasks], run.tx)
@@ -243,6 +272,7 @@ class Runner:
                 _reraise_own_cancel(error)
                 raise Unprotected([task.position for task in tasks]) from error
             done += len(tasks)
+        run.under_way = None
         return done
 
     async def _one_by_one(self, run: _Run, handler: Handler, chunk: list[Task]) -> bool:
@@ -288,6 +318,22 @@ class Runner:
                 _hold_on_conflict(error)
             return classify(error, timed_out=deadline.expired())
         return Stored(handler.name)
+
+
+def _free(run: _Run, chunk: list[Task]) -> list[Task]:
+    """Those that need not wait behind a parked one; the others are settled."""
+    if not run.blocked:
+        return chunk
+    behind = [task for task in chunk if task.order_key in run.blocked]
+    run.outcomes.update(dict.fromkeys([task.position for task in behind], _BEHIND))
+    return [task for task in chunk if task.order_key not in run.blocked]
+
+
+def _stored(run: _Run, handler: Handler, chunk: list[Task], done: int) -> bool:
+    """Note that so many have run. False: the rest has not, and the batch is cut here."""
+    run.outcomes.update(dict.fromkeys([task.position for task in chunk[:done]], Stored(handler.name)))
+    run.breaker.well(done)
+    return done == len(chunk)
 
 
 def in_waves(tasks: Sequence[Task]) -> Sequence[Task]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from typing import Any
 
@@ -213,6 +214,27 @@ async def test_only_the_bad_event_leaves_the_batch(db: asyncpg.Connection) -> No
         {"status": "FAILED", "processed_at": None}
     ]
     assert (await states(db))[70] == ("failed", 1)
+
+
+async def test_a_bad_event_costs_its_neighbours_no_savepoint_each(db: asyncpg.Connection) -> None:
+    """Those before it run again, it runs by itself, and those behind it run once; a savepoint for each of these."""
+    ran: Counter[str] = Counter()
+
+    async def fragile(event: Event, tx: asyncpg.Connection) -> None:
+        ran[event.idempotency_key] += 1
+        await note(event, tx)
+        if event.data == "bad":
+            raise Permanent("no")
+
+    log = Log()
+    items = [log.append(envelope(f"k{n}", "bad" if n in (3, 40) else "good")) for n in range(60)]
+    savepoints = []
+    with db.query_logger(lambda query: savepoints.append(query.query.startswith("SAVEPOINT plutus_chunk"))):
+        result = await settle(db, items, processor(registry_of(fragile)))
+    assert [n for n, o in enumerate(outcomes(result)) if o != Stored("fragile")] == [3, 40]
+    assert await effects(db) == [f"k{n}" for n in range(60) if n not in (3, 40)]
+    assert ran == Counter({f"k{n}": 2 if n <= 40 else 1 for n in range(60)})
+    assert sum(savepoints) == 3 + 3 + 1
 
 
 async def test_a_poison_value_inside_sql_is_dead_and_a_bad_deploy_holds(db: asyncpg.Connection) -> None:
