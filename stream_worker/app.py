@@ -21,7 +21,7 @@ from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import KafkaError
 
 from infra.runtime import log, postgres
-from infra.runtime.kafka import check_codecs, connection
+from infra.runtime.kafka import check_codecs, connection, pace_metadata
 from infra.runtime.postgres import Deadlines
 from infra.runtime.producer import Producer
 from infra.runtime.telemetry import Telemetry
@@ -237,7 +237,7 @@ async def _start(consumer: AIOKafkaConsumer) -> None:
 def _consumer(settings: WorkerSettings) -> AIOKafkaConsumer:
     session = round(settings.worker_session_timeout * 1000)
     rebalance = max(session, round((settings.worker_drain + 5) * 1000))
-    return AIOKafkaConsumer(
+    consumer = AIOKafkaConsumer(
         # A member that joins is answered when the slowest one has drained: such a request must wait that long.
         **{**connection(settings, "plutus-worker"), "request_timeout_ms": rebalance + 5_000},
         group_id=settings.kafka_group,
@@ -259,6 +259,8 @@ def _consumer(settings: WorkerSettings) -> AIOKafkaConsumer:
         max_partition_fetch_bytes=max(1 << 20, settings.dead_letter_bytes),
         fetch_max_bytes=max(_FETCH, settings.dead_letter_bytes),
     )
+    pace_metadata(consumer._client)
+    return consumer
 
 
 def _shared(

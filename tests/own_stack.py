@@ -41,6 +41,10 @@ class OwnStack:
         for pid in tree(self._local.supervisor.pids()[name]):
             os.kill(pid, signal.SIGKILL)
 
+    def stop(self, name: str) -> None:
+        """Ask the server to end in order, which takes it a while."""
+        os.kill(self._local.supervisor.pids()[name], signal.SIGTERM)
+
     async def revive(self, name: str) -> None:
         """Start what was killed again, with its data and its port, and wait until it answers."""
 

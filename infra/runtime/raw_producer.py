@@ -15,6 +15,7 @@ from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 
 from infra.runtime import log
+from infra.runtime.kafka import pace_metadata
 
 _LOG = log.get(__name__)
 _TEAR_DOWN: Final = 0.3
@@ -30,6 +31,7 @@ async def connect(arguments: dict[str, Any], timeout: float) -> AIOKafkaProducer
     ):
         with attempt:
             producer = AIOKafkaProducer(**arguments)
+            pace_metadata(producer.client)
             try:
                 async with asyncio.timeout(timeout):
                     await producer.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import statistics
 import time
 import uuid
@@ -249,13 +250,36 @@ async def test_a_kafka_that_is_down_is_not_accepted_and_comes_back_without_a_res
         answer = await post(gateway, "b")
         assert answer.status_code == 503
         await own.revive("kafka")
-
-        async def accepted() -> bool:
-            return (await post(gateway, "b")).status_code in (200, 202)
-
-        await eventually(accepted, within=40)
+        await eventually(lambda: accepted(gateway, "b"), within=40)
         assert await gateway.stop() == "exited with code 0"
     await place.all_remembered(2)
+
+
+async def test_a_kafka_that_ends_in_order_is_not_asked_without_end(own: OwnStack, place: Place) -> None:
+    """It says that its partitions have no leader; for as long as there is none, the client would ask 1,500 times a second."""
+    async with gateway_process(
+        place.services, place.database, place.topics, place.folder, GATEWAY_PRODUCE_TIMEOUT=1, **FAST
+    ) as gateway:
+        assert (await post(gateway, "before")).status_code == 202
+        dead = asyncio.create_task(own_is_dead(own))
+        own.stop("kafka")
+        began = asyncio.get_running_loop().time()
+        for n in itertools.count():
+            answers = await asyncio.gather(*(post(gateway, f"{n}-{m}") for m in range(20)))
+            if dead.done():
+                break
+        assert {answer.status_code for answer in answers} == {503}
+        seconds = asyncio.get_running_loop().time() - began
+        refused = [
+            line for line in gateway.log_lines() if line.get("event", "").startswith("Unable to update metadata")
+        ]
+        assert len(refused) < 10 + 4 * seconds
+        await own.revive("kafka")
+        await eventually(lambda: accepted(gateway, "after"), within=40, what="it takes events again")
+
+
+async def accepted(gateway: Service, key: str) -> bool:
+    return (await post(gateway, key)).status_code in (200, 202)
 
 
 async def own_is_dead(own: OwnStack) -> None:
