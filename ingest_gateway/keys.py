@@ -140,12 +140,11 @@ class PostgresKeys:
 
 
 def _rows(keys: Sequence[Remembered]) -> bytes:
-    """As COPY reads them, by id, with which each encoded row begins."""
+    """As COPY reads them, by id."""
     rows = [
         _ROW(_ID_FOLLOWS, event_id, _FINGERPRINT_FOLLOWS, fingerprint, INT32_FOLLOWS, partition, INT64_FOLLOWS, offset)
         for event_id, fingerprint, partition, offset in keys
     ]
-    rows.sort()
     return whole(rows)
 
 

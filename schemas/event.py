@@ -201,7 +201,7 @@ def _usual(body: bytes, limits: Limits) -> Event | None:
             return None
         encoded = _dumps(members)
         if body == encoded:
-            payload = b"%b" % _dumps(value)  # `json_text.written`
+            payload = json_text.written(value)
         elif body.replace(b" ", b"") == encoded.replace(b" ", b""):
             payload = bytes(_SLICER.decode(body).payload)
         else:

@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice, takewhile
+from itertools import dropwhile, islice, takewhile
 from typing import Protocol, TypeVar, cast
 
 import asyncpg
@@ -133,13 +133,13 @@ class Partition:
 
     def feed(self, records: Sequence[KafkaRecord]) -> None:
         """Take fetched records, in log order, into the buffer; the caller bounds it."""
-        if records and records[0].offset < self.progress.position:  # a seek went back
-            records = [record for record in records if record.offset >= self.progress.position]
-        if records:
-            sizes = [len(record.value or b"") + len(record.key or b"") + _RECORD for record in records]
-            self._records.extend(zip(records, sizes, strict=True))
+        receive = self.progress.receive
+        fresh = list(dropwhile(lambda record: not receive(record.offset), records))  # a seek went back
+        if fresh:
+            sizes = [len(record.value or b"") + len(record.key or b"") + _RECORD for record in fresh]
+            self._records.extend(zip(fresh, sizes, strict=True))
             self.buffered += sum(sizes)
-            self.progress.receive(records[-1].offset)
+            receive(fresh[-1].offset)
         self._arrived.set()
         self._note_oldest()
 

@@ -32,9 +32,13 @@ INT32_FOLLOWS: Final = int32(4)
 INT64_FOLLOWS: Final = int32(8)
 
 
-def whole(parts: list[bytes]) -> bytes:
-    """What COPY reads: the rows that these parts make up, framed."""
-    return b"".join([_SIGNATURE, b"".join(parts), _TRAILER])
+def whole(rows: list[bytes]) -> bytes:
+    """What COPY reads: these rows, framed, in the order of their bytes, hence of the ids that they begin with.
+
+    In that order the server finds their places in its indexes side by side, and everybody locks ids (interleaving 14). It is the
+    encoded rows that are sorted: to look at events in the order of their ids is to look all over the memory, a tenth of a worker's time.
+    """
+    return b"".join([_SIGNATURE, b"".join(sorted(rows)), _TRAILER])
 
 
 def row_of_uuid(columns: int) -> bytes:
